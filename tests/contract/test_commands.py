@@ -1,0 +1,162 @@
+"""What every Commands promises, asked of the real one with real programs."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from x0tta6bl4.adapters.commands import LinuxCommands
+from x0tta6bl4.kernel.errors import StepRefused
+from x0tta6bl4.ports.commands import CommandResult, Commands
+
+SHELL = "/bin/sh"
+LONG = 60.0
+"""Seconds that no test waits for: the bound of those that must end by themselves."""
+
+
+def run(*argv: str, timeout: float = LONG, **more: object) -> CommandResult:
+    commands: Commands = LinuxCommands()
+    return asyncio.run(commands.run(argv, timeout=timeout, **more))  # type: ignore[arg-type]  # keywords of a test
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LONG):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] != b"Z"
+
+
+def test_a_program_ends_with_its_code_and_its_output() -> None:
+    result = run(SHELL, "-c", "echo out; echo err >&2; exit 3")
+
+    assert (result.code, result.output, result.truncated) == (3, "out\nerr\n", False)
+    assert result.argv == (SHELL, "-c", "echo out; echo err >&2; exit 3")
+    assert result.seconds > 0
+
+
+def test_a_program_that_a_signal_ended_says_so() -> None:
+    assert run(SHELL, "-c", "kill -9 $$").code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("argv", [(), ("sh", "-c", "true"), ("./sh",), ("",), ("/bin/sh", "-c", "a\0b")])
+def test_only_an_absolute_path_is_run(argv: tuple[str, ...]) -> None:
+    with pytest.raises(StepRefused, match="not a command"):
+        run(*argv)
+
+
+def test_a_program_that_is_not_there_is_an_oserror(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        run(str(tmp_path / "nothing"))
+
+
+def test_the_words_reach_the_program_unchanged() -> None:
+    assert run("/bin/echo", "a b", "$HOME", ";", "*").output == "a b $HOME ; *\n"
+
+
+def test_the_environment_is_minimal_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_PASSWORD", "secret")
+    script = "import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))"
+
+    assert run(sys.executable, "-c", script).output == "['LANG', 'PATH']\n"
+    assert run(sys.executable, "-c", script, env={"MINE": "1"}).output == "['MINE']\n"
+
+
+def test_input_arrives_whole_and_ends() -> None:
+    text = b"line\n" * 100_000
+
+    assert run("/usr/bin/wc", "-c", input=text).output.split() == [str(len(text))]
+    assert run("/bin/cat").output == ""
+
+
+def test_a_program_that_reads_no_input_does_no_harm() -> None:
+    assert run("/bin/true", input=b"x" * 1_000_000).code == 0
+
+
+def test_too_much_output_is_cut_without_blocking_the_program() -> None:
+    result = run(SHELL, "-c", "yes | head -c 3000000; yes | head -c 3000000 >&2; exit 7", limit=1000)
+
+    assert (result.code, len(result.output), result.truncated) == (7, 1000, True)
+
+
+def test_output_at_the_limit_is_not_called_cut() -> None:
+    assert not run(SHELL, "-c", "printf 12345", limit=5).truncated
+    assert run(SHELL, "-c", "printf 123; printf 456 >&2", limit=5).output == "12345"
+
+
+def test_bytes_that_are_no_text_are_replaced() -> None:
+    assert run(SHELL, "-c", r"printf 'a\377b'").output == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    # The child is deaf to SIGTERM, and the one started by `set -m` is in a process group of its own.
+    script = f"set -m; echo said; sh -c 'trap \"\" TERM; echo $$ >> {file}; while :; do sleep 1; done' & sleep 1000 & echo $! >> {file}; wait"
+
+    async def time_out() -> CommandResult:
+        commands = LinuxCommands()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(commands.run([SHELL, "-c", script], timeout=2.0))
+            await until(lambda: file.exists() and len(file.read_text().split()) == 2)
+        return running.result()
+
+    result = asyncio.run(time_out())
+    pids = [int(word) for word in file.read_text().split()]
+
+    assert result.code is None
+    assert result.output.startswith("said\n")
+    assert len(pids) == 2
+    assert not any(map(is_alive, pids))
+
+
+def test_cancelling_ends_the_whole_tree_and_collects_it(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    script = f"trap '' TERM; sleep 1000 & echo $$ $! > {file}; wait; wait"
+
+    async def cancel() -> None:
+        task = asyncio.ensure_future(LinuxCommands().run([SHELL, "-c", script], timeout=LONG))
+        await until(lambda: file.exists() and len(file.read_text().split()) == 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    main, child = (int(word) for word in file.read_text().split())
+
+    assert not Path(f"/proc/{main}").exists()
+    assert not is_alive(child)
+
+
+def test_a_service_left_behind_does_not_hold_up_the_answer(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    result = run("/usr/bin/setsid", SHELL, "-c", f"sleep 1000 & echo $! > {file}; echo started")
+    pid = int(file.read_text())
+    try:
+        assert (result.code, result.output, result.truncated) == (0, "started\n", True)
+        assert is_alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_no_descriptor_stays_open() -> None:
+    async def many() -> tuple[int, int]:
+        commands, folder = LinuxCommands(), Path("/proc/self/fd")
+        await commands.run(["/bin/true"], timeout=LONG)
+        before = len(list(folder.iterdir()))
+        await asyncio.gather(*(commands.run([SHELL, "-c", "cat; echo x"], timeout=LONG, input=b"y") for _ in range(10)))
+        await commands.run(["/bin/sleep", "1000"], timeout=0.01)
+        return before, len(list(folder.iterdir()))
+
+    before, after = asyncio.run(many())
+
+    assert before == after

@@ -1,0 +1,181 @@
+"""Judges whether each subject lives and works: dead, hung, gray, never started, or merely overloaded with the host."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Severity
+from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
+from x0tta6bl4.kernel.sight import Streak, View
+from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.kernel.units import Seconds
+
+ALIVE = ("process_up", "unit_up")
+ANSWERS = ("work_up", "health_up", "check_up")
+
+
+class Config(PluginConfig):
+    failures: int = Field(default=3, ge=1)
+    """Wrong answers in a row (refused, errors) that make a finding. Lower heals sooner and mistakes a hiccup for a fault
+    more often. Silence is not counted but timed: see ``silent_for``."""
+    failing_for: Seconds = Field(default=0.9, ge=0)
+    """Seconds that wrong answers must have lasted as well, whatever their number."""
+    silent_for: Seconds = Field(default=1.2, gt=0)
+    """Seconds without one good answer, while at least one question went unanswered, that make a service hung. Lower
+    finds hangs sooner and restarts services that only paused; a single slow request never counts as long as others
+    are answered meanwhile."""
+    overload_pressure: float = Field(default=0.6, gt=0, le=1)
+    """Share of the last 10 seconds in which something on the host waited for CPU, memory or disk (pressure stall
+    information) from which slowness may be the host's fault. Lower takes more hangs for overload."""
+    overload_patience: Seconds = Field(default=60.0, gt=0)
+    """Seconds for which overload excuses silence. After them the service counts as hung all the same."""
+
+
+class Liveness:
+    """One finding a subject, the most telling one: dead before hung before gray."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name = name
+        self.config = config
+        self._typical: dict[str, float] = {}
+        self._excused_since: dict[str, float] = {}
+        self._first_seen: dict[str, float] = {}
+
+    def analyze(self, view: View) -> Sequence[Finding]:
+        findings = []
+        for subject in view.subjects:
+            self._learn(subject, view)
+            finding = self._judge(subject, view)
+            if finding is not None:
+                findings.append(finding)
+        return findings
+
+    def _learn(self, subject: Subject, view: View) -> None:
+        """How long an answer usually takes: half a minute of exponential memory, for telling slow from usual."""
+        seconds = view.value(subject.name, "work_seconds")
+        up = view.streak(subject.name, "work_up")
+        if seconds is not None and up is not None and up.up:
+            before = self._typical.get(subject.name, seconds)
+            self._typical[subject.name] = before + 0.05 * (seconds - before)
+
+    def _evidence(self, view: View, subject: Subject, metric: str) -> tuple[Observation, Streak] | None:
+        """The latest answer, unless it was asked for before the last action: then it says nothing about now."""
+        seen, streak = view.latest(subject.name, metric), view.streak(subject.name, metric)
+        if seen is None or streak is None:
+            return None
+        acted = view.sight.acted_at(subject.name)
+        asked = view.sight.asked_at(subject.name, metric)
+        if acted is not None and (asked is None or asked < acted):
+            return None
+        return seen, streak
+
+    def _judge(self, subject: Subject, view: View) -> Finding | None:
+        signs = tuple(Condition(m, ">=", 1.0) for m in (*ALIVE, *ANSWERS) if view.latest(subject.name, m) is not None)
+        if not signs:
+            return None
+        self._first_seen.setdefault(subject.name, view.now)
+        for metric in ALIVE:
+            found = self._evidence(view, subject, metric)
+            if found is not None and not found[1].up:
+                return self._dead(subject, view, found, signs)
+        failing = []
+        for metric in ANSWERS:
+            found = self._evidence(view, subject, metric)
+            if found is not None and not found[1].up:
+                failing.append((metric, *found))
+        if not failing:
+            self._excused_since.pop(subject.name, None)
+            return None
+        if self._starting(subject, view):
+            return None
+        metric, seen, streak = failing[0]
+        silent = seen.detail.startswith("no answer")
+        born = self._born(subject, view)
+        last_yes = max(streak.last_yes if streak.last_yes is not None else born, born)
+        if silent:
+            if view.now - last_yes < self.config.silent_for:
+                return None
+        elif streak.count < self.config.failures or view.now - streak.since < self.config.failing_for:
+            return None
+        since = max(last_yes, born)
+        if silent:
+            excuse = self._overload(subject, view)
+            if excuse is not None:
+                excused = self._excused_since.setdefault(subject.name, view.now)
+                if view.now - excused < self.config.overload_patience:
+                    return Finding(
+                        analyzer=self.name, subject=subject.name, fault="overloaded", severity=Severity.WARNING,
+                        since=since, summary=f"{subject.name} does not answer, and neither would others: {excuse}",
+                        because=(seen,), healthy_when=signs)
+        fault = self._fault(subject, view, metric, silent)
+        words = {"hung": "lives but does not answer", "gray": "says it is healthy while its work fails",
+                 "dead": "cannot be reached"}[fault]
+        return Finding(
+            analyzer=self.name, subject=subject.name, fault=fault,
+            severity=Severity.CRITICAL if fault != "gray" else Severity.MAJOR, since=since,
+            summary=f"{subject.name} {words}: {seen.detail or metric} ({metric} for {view.now - since:.1f} s)",
+            because=(seen,), healthy_when=signs)
+
+    def _dead(
+        self, subject: Subject, view: View, found: tuple[Observation, Streak], signs: tuple[Condition, ...]
+    ) -> Finding:
+        seen, streak = found
+        acted = view.sight.acted_at(subject.name)
+        return Finding(
+            analyzer=self.name, subject=subject.name, fault="dead", severity=Severity.CRITICAL,
+            since=max(streak.since, acted or streak.since),
+            summary=f"{subject.name} is dead: {seen.detail or seen.metric}", because=(seen,), healthy_when=signs)
+
+    def _born(self, subject: Subject, view: View) -> float:
+        """Since when it could have answered at all: its start, the last action on it, or our first look."""
+        acted = view.sight.acted_at(subject.name)
+        age = view.latest(subject.name, "process_age_seconds")
+        at = view.sight.seen_at(subject.name, "process_age_seconds")
+        started = at - age.value if age is not None and at is not None else self._first_seen[subject.name]
+        return max(started, acted or started)
+
+    def _starting(self, subject: Subject, view: View) -> bool:
+        """It has never answered since it was started, and may still take that long."""
+        born = self._born(subject, view)
+        for metric in ANSWERS:
+            streak = view.streak(subject.name, metric)
+            if streak is not None and streak.last_yes is not None and streak.last_yes >= born:
+                return False
+        return view.now - max(born, self._first_seen[subject.name] if born <= 0 else born) < subject.start_timeout
+
+    def _fault(self, subject: Subject, view: View, metric: str, silent: bool) -> str:
+        health = self._evidence(view, subject, "health_up")
+        if metric != "health_up" and health is not None and health[1].up:
+            return "gray"
+        alive = any((e := self._evidence(view, subject, m)) is not None and e[1].up for m in ALIVE)
+        if silent or (alive and metric == "work_up" and view.latest(subject.name, "work_status") is None):
+            return "hung"
+        # It answers, though wrongly: a status nobody expects, a refused connection of a process that lives.
+        return "gray" if alive or view.latest(subject.name, f"{metric[:-3]}_status") is not None else "dead"
+
+    def _overload(self, subject: Subject, view: View) -> str | None:
+        """Why its silence is more likely the host's fault than its own; None when it is not."""
+        pressed = [(name, value) for name in ("cpu", "memory", "io")
+                   if (value := view.value("host", f"psi_{name}_some_ratio")) is not None
+                   and value >= self.config.overload_pressure]
+        others = [s for s in view.sight.subjects.values()
+                  if s.name != subject.name and view.streak(s.name, "work_up") is not None
+                  and s.name not in subject.depends_on]
+        slow = [s.name for s in others if self._is_slow(s, view)]
+        if pressed and len(others) >= 2 and len(slow) * 2 >= len(others):
+            return f"{pressed[0][0]} pressure is {pressed[0][1]:.0%} and {len(slow)} of {len(others)} others are slow too"
+        busy = view.value(subject.name, "process_busy")
+        if pressed and busy is not None and busy >= 0.2:
+            # It works as hard as the host lets it; a hung handler burns nothing.
+            return f"{pressed[0][0]} pressure is {pressed[0][1]:.0%} and it is busy itself ({busy:.0%} of a core)"
+        return None
+
+    def _is_slow(self, subject: Subject, view: View) -> bool:
+        streak = view.streak(subject.name, "work_up")
+        if streak is not None and not streak.up:
+            return True
+        seconds, typical = view.value(subject.name, "work_seconds"), self._typical.get(subject.name)
+        return seconds is not None and typical is not None and seconds > max(0.25, 5 * typical)
+
+
+PLUGIN = analyzer(Config, lambda name, config, tools: Liveness(name, config))

@@ -1,0 +1,676 @@
+"""Puts the daemon together and keeps it together: the one module that may know all the others."""
+
+import asyncio
+import contextlib
+import fcntl
+import fnmatch
+import gc
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from x0tta6bl4 import __version__
+from x0tta6bl4.adapters.clock import SystemClock
+from x0tta6bl4.adapters.commands import LinuxCommands
+from x0tta6bl4.adapters.files import LinuxFiles
+from x0tta6bl4.adapters.host import LinuxHost
+from x0tta6bl4.adapters.messages import OutboundMessages
+from x0tta6bl4.adapters.network import AsyncNetwork
+from x0tta6bl4.adapters.processes import LinuxProcesses
+from x0tta6bl4.adapters.scheduler import ApScheduler
+from x0tta6bl4.adapters.sdnotify import notify
+from x0tta6bl4.adapters.sqlite import SqliteDatabase
+from x0tta6bl4.adapters.systemd import SystemctlUnits
+from x0tta6bl4.kernel.bus import EventBus
+from x0tta6bl4.kernel.errors import AlreadyRunning, ConfigError, PluginError, Problem, StoreError, X0tError
+from x0tta6bl4.kernel.flags import FeatureFlags, known_flag
+from x0tta6bl4.kernel.health import HealthChecker
+from x0tta6bl4.kernel.loop import MAPEK, Parts
+from x0tta6bl4.kernel.plugin import Tools
+from x0tta6bl4.kernel.respond import Catalogue
+from x0tta6bl4.kernel.sight import Sight
+from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.kernel.watching import Instance
+from x0tta6bl4.knowledge.sqlite import migrations
+from x0tta6bl4.observability.logging import setup_logging
+from x0tta6bl4.observability.metrics import Metrics
+from x0tta6bl4.observability.tracker import ExecutionTracker
+from x0tta6bl4.planners.ladder import Rule, read_rules, shipped_rules
+from x0tta6bl4.ports.database import Row, Transaction
+from x0tta6bl4.ports.processes import Program
+from x0tta6bl4.settings.care import Care, Places, UnderCare, unfold
+from x0tta6bl4.settings.load import Loaded, load, watched_paths
+from x0tta6bl4.settings.mistakes import nearest, problems_of
+from x0tta6bl4.settings.model import Settings
+from x0tta6bl4.settings.plugins import Chosen, choose, merged, own_names
+from x0tta6bl4.settings.production import production_checks
+from x0tta6bl4.settings.watch import Changes
+from x0tta6bl4.status.face import Condition
+
+log = logging.getLogger("x0tta6bl4.app")
+T = TypeVar("T")
+
+DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "monitors": {"host": {"use": "host"}},
+    "analyzers": {"liveness": {"use": "liveness"}, "exhaustion": {"use": "exhaustion"}},
+    "planners": {"ladder": {"use": "ladder"}},
+    "executors": {"process": {"use": "process"}, "systemd": {"use": "systemd"}, "cleanup": {"use": "cleanup"},
+                  "notify": {"use": "notify"}},
+    "knowledge": {"store": {"use": "sqlite"}},
+}
+"""What runs without being named; an entry of the same name in the configuration changes or disables it."""
+RELOAD_POLL = 1.0
+
+
+# -- from settings to a checked plan of the daemon; nothing is touched yet ---------------------------------------------
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A configuration whose every part was checked, down to plugins' own settings and the rules."""
+
+    settings: Settings
+    places: Places
+    cares: tuple[UnderCare, ...]
+    subjects: Mapping[str, Subject]
+    chosen: Mapping[str, tuple[Chosen, ...]]
+
+    @property
+    def programs(self) -> list[Program]:
+        return [care.program for care in self.cares if care.program is not None]
+
+
+def state_dir_of(settings: Settings, folder: Path) -> Path:
+    """A relative one lies beside the configuration file, wherever the daemon is started from."""
+    if settings.state_dir is not None:
+        return Path(os.path.normpath(folder / settings.state_dir))
+    if os.geteuid() == 0:
+        return Path("/var/lib/x0tta6bl4")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "x0tta6bl4"
+
+
+def lock_file_of(settings: Settings, folder: Path) -> Path:
+    if settings.lock_file is not None:
+        return Path(os.path.normpath(folder / settings.lock_file))
+    if runtime := os.environ.get("RUNTIME_DIRECTORY"):
+        return Path(runtime.split(":")[0]) / "daemon.lock"
+    return Path("/run/x0tta6bl4.lock") if os.geteuid() == 0 else state_dir_of(settings, folder) / "daemon.lock"
+
+
+def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Problem]]:
+    """The blueprint as far as it can be drawn, and every mistake in it."""
+    problems: list[Problem] = []
+    folder = config.resolve().parent if config is not None else Path.cwd()
+    places = Places(sys.executable, state_dir_of(settings, folder), folder)
+    cares: list[UnderCare] = []
+    for name, raw in settings.subjects.items():
+        try:
+            cares.append(unfold(name, Care.model_validate(raw), settings.guard.mode, places))
+        except ValidationError as error:
+            problems += problems_of(error, Care, raw, ("subjects", name))
+    subjects = {care.subject.name: care.subject for care in cares}
+    problems += _dependency_problems(subjects, set(settings.subjects))
+
+    from_care = {name: entry for care in cares for name, entry in care.monitors.items()}
+    rules, mistakes = _rules(settings)
+    problems += mistakes
+    planners: dict[str, Mapping[str, Any]] = {k: dict(v) for k, v in DEFAULTS["planners"].items()}
+    own_rules = [rule.model_dump(by_alias=True, exclude_defaults=True) for rule in rules]
+    planners["ladder"] = {**planners["ladder"], "rules": own_rules, "equal_tries": settings.guard.equal_tries}
+    entries: dict[str, Mapping[str, Mapping[str, Any]]] = {
+        "monitors": merged({**DEFAULTS["monitors"], **from_care}, settings.monitors),
+        "analyzers": merged(DEFAULTS["analyzers"], settings.analyzers),
+        "planners": merged(planners, settings.planners),
+        "executors": merged(DEFAULTS["executors"], settings.executors),
+        "knowledge": {"store": {**DEFAULTS["knowledge"]["store"], **settings.knowledge}},
+    }
+    chosen: dict[str, tuple[Chosen, ...]] = {}
+    for family, wanted in entries.items():
+        found, mistakes = choose(family, wanted)  # type: ignore[arg-type]  # the keys above are the families
+        chosen[family] = tuple(found)
+        problems += mistakes
+    problems += _rule_problems(subjects, [*rules, *shipped_rules()])
+    if len(chosen["planners"]) != 1 and not any(p.where.startswith("planners") for p in problems):
+        problems.append(Problem("planners", f"there must be exactly one planner; {len(chosen['planners'])} are enabled"))
+    problems += production_checks(settings)
+    return Blueprint(settings, places, tuple(cares), subjects, chosen), problems
+
+
+def _dependency_problems(subjects: Mapping[str, Subject], names: set[str]) -> Iterator[Problem]:
+    for subject in subjects.values():
+        for wanted in subject.depends_on:
+            if wanted not in names:
+                yield Problem(f"subjects.{subject.name}.depends_on", f"there is no subject {wanted!r}",
+                              hint=nearest(wanted, names))
+        path: set[str] = set()
+        queue = list(subject.depends_on)
+        while queue:
+            name = queue.pop()
+            if name == subject.name:
+                yield Problem(f"subjects.{subject.name}.depends_on", "it depends on itself, by way of "
+                              f"{', '.join(sorted(path)) or 'nothing'}; nothing of it could ever be healed")
+                break
+            if name not in path and name in subjects:
+                path.add(name)
+                queue += subjects[name].depends_on
+
+
+def _rules(settings: Settings) -> tuple[list[Rule], list[Problem]]:
+    rules: list[Rule] = []
+    problems: list[Problem] = []
+    sources: list[Path] = []
+    for folder in settings.rules_dirs:
+        if not folder.is_dir():
+            problems.append(Problem("rules_dirs", f"there is no folder {str(folder)!r}"))
+            continue
+        sources += sorted(folder.glob("*.yaml"))
+    for number, entry in enumerate(settings.runbooks):
+        if isinstance(entry, str):
+            place = Path(entry)
+            sources += sorted(place.glob("*.yaml")) if place.is_dir() else [place]
+        elif isinstance(entry, Mapping):
+            try:
+                rules.append(Rule.model_validate(entry))
+            except ValidationError as error:
+                problems += problems_of(error, Rule, entry, ("runbooks", number))
+        else:
+            problems.append(Problem(f"runbooks[{number}]", f"is neither a path nor a rule (got {entry!r})"))
+    for source in sources:
+        try:
+            rules += read_rules(source.read_text(encoding="utf-8"), str(source))
+        except OSError as error:
+            problems.append(Problem("runbooks", f"cannot read {source}: {error.strerror}"))
+        except UnicodeDecodeError:
+            problems.append(Problem("runbooks", f"{source} is not UTF-8 text"))
+        except ConfigError as error:
+            problems += error.problems
+    return rules, problems
+
+
+def _rule_problems(subjects: Mapping[str, Subject], rules: Sequence[Rule]) -> Iterator[Problem]:
+    names = {rule.runbook for rule in rules}
+    for subject in subjects.values():
+        for fault, wanted in subject.rules.items():
+            if wanted not in names:
+                yield Problem(f"subjects.{subject.name}.rules.{fault}", f"there is no rule {wanted!r}",
+                              hint=nearest(wanted, names))
+
+
+def read(
+    config: Path | None, environ: Mapping[str, str] = os.environ, overrides: Mapping[str, Any] | None = None
+) -> tuple[Loaded, Blueprint]:
+    """Settings and blueprint, or ConfigError with every mistake in both."""
+    drawn: list[Blueprint] = []
+
+    def check(settings: Settings) -> Iterable[Problem]:
+        blueprint, problems = draw(settings, config)
+        drawn.append(blueprint)
+        try:
+            problems += _action_problems(blueprint)
+        except (ValueError, PluginError) as error:
+            problems.append(Problem("executors", str(error)))
+        return problems
+
+    loaded = load(config, environ, overrides or {}, checks=[check])
+    return loaded, drawn[-1]
+
+
+def _action_problems(blueprint: Blueprint) -> list[Problem]:
+    """What only the built executors know: which actions there are. Building touches nothing."""
+    tools = tools_of(blueprint, LaterDatabase(blueprint.places.state_dir / "unopened"), None)
+    offered: set[str] = set()
+    for chosen in blueprint.chosen["executors"]:
+        built = chosen.plugin.build(chosen.name, chosen.config, tools)
+        offered |= {f"{chosen.name}.{action.verb}" for action in built.actions}
+    problems = []
+    families = set(own_names("executors"))
+    for number, pattern in enumerate(blueprint.settings.guard.allow):
+        if not fnmatch.filter(offered, pattern) and pattern.split(".")[0] not in families:
+            problems.append(Problem(f"guard.allow[{number}]", f"no action is called so (got {pattern!r})",
+                                    hint=nearest(pattern, offered)))
+    for subject in blueprint.subjects.values():
+        for verb, action in subject.controller.items():
+            if action not in offered:
+                problems.append(Problem(f"subjects.{subject.name}.commands.{verb}", f"there is no action {action!r}",
+                                        hint=nearest(action, offered)))
+    return problems
+
+
+# -- the database is there before it is opened, so that building stays without I/O -------------------------------------
+
+class LaterDatabase:
+    """The embedded database, opened when the loop starts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opened: SqliteDatabase | None = None
+
+    async def open(self) -> None:
+        if self._opened is None:
+            self._opened = await SqliteDatabase.open(self.path, migrations())
+
+    async def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
+
+    @property
+    def _database(self) -> SqliteDatabase:
+        if self._opened is None:
+            raise StoreError(f"{self.path} is not open")
+        return self._opened
+
+    async def read(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        return await self._database.read(sql, values)
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        return await self._database.write(work)
+
+    def changed_by_others(self) -> bool:
+        return self._database.changed_by_others()
+
+
+# -- from the blueprint to the parts of a loop --------------------------------------------------------------------------
+
+def tools_of(blueprint: Blueprint, database: LaterDatabase, processes: LinuxProcesses | None = None) -> Tools:
+    commands = LinuxCommands()
+    processes = processes or LinuxProcesses(blueprint.places.state_dir)
+    return Tools(
+        clock=SystemClock(), host=LinuxHost(), processes=processes, units=SystemctlUnits(commands),
+        commands=commands, network=AsyncNetwork(), files=LinuxFiles(), messages=OutboundMessages(),
+        database=database, subjects=blueprint.subjects,
+    )
+
+
+def parts_of(
+    blueprint: Blueprint, tools: Tools, *, sight: Sight, flags: FeatureFlags, bus: EventBus, metrics: Metrics,
+    tracker: ExecutionTracker | None = None, schedule: ApScheduler | None = None,
+) -> Parts:
+    def built(family: str) -> list[Any]:
+        return [c.plugin.build(c.name, c.config, tools) for c in blueprint.chosen[family]]
+
+    instances = [
+        Instance(
+            monitor=chosen.plugin.build(chosen.name, chosen.config, tools),
+            every=_pace(chosen, blueprint.settings),
+            timeout=chosen.keys.timeout if chosen.keys.timeout is not None else chosen.plugin.timeout,
+            overlap=chosen.plugin.overlap,
+        )
+        for chosen in blueprint.chosen["monitors"]
+    ]
+    store = built("knowledge")[0]
+    retention = blueprint.chosen["knowledge"][0].config
+    return Parts(
+        clock=tools.clock, knowledge=store, planner=built("planners")[0], instances=instances,
+        analyzers=built("analyzers"), sight=sight, policy=blueprint.settings.guard, flags=flags, bus=bus,
+        catalogue=Catalogue({e.name: e for e in built("executors")}), meter=metrics, stages=tracker,
+        schedule=schedule, retention_days=getattr(retention, "retention_days", 90.0),
+        retention_incidents=getattr(retention, "max_incidents", 10000),
+    )
+
+
+def _pace(chosen: Chosen, settings: Settings) -> float | None:
+    """A pace as slow as the cycle's is the cycle's."""
+    every = chosen.keys.every if chosen.keys.every is not None else chosen.plugin.every
+    return None if every is None or every >= settings.mapek.interval else every
+
+
+def host_parts() -> Parts:
+    """What ``MAPEK()`` runs with when nobody says otherwise: this host, watched, nothing allowed, nothing kept."""
+    settings = Settings()
+    folder = Path(tempfile.mkdtemp(prefix="x0tta6bl4-"))
+    blueprint, _ = draw(settings.model_copy(update={"state_dir": folder}), None)
+    database = LaterDatabase(folder / "knowledge.db")
+    tools = tools_of(blueprint, database, LinuxProcesses(folder))
+    parts = parts_of(blueprint, tools, sight=Sight(), flags=FeatureFlags(), bus=EventBus(),
+                     metrics=Metrics(__version__), schedule=None)
+
+    async def close() -> None:
+        await database.close()
+
+    return replace(parts, open=database.open, close=close)
+
+
+# -- the running daemon -------------------------------------------------------------------------------------------------
+
+class HostLock:
+    """One loop a host: the lock is the kernel's, so it ends with the process, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def take(self, about: Mapping[str, Any]) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise ConfigError([Problem("lock_file", f"cannot open {self._path}: {error.strerror}",
+                                       hint="set lock_file or state_dir to a place this user may write")]) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 4096).decode(errors="replace").strip() or "a process that has not said who it is"
+            os.close(fd)
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                told = json.loads(holder)
+                holder = f"pid {told['pid']}, since {told['since']}, with {told['config']}"
+            raise AlreadyRunning(
+                f"another daemon runs the loop on this host: {holder} (lock {self._path})",
+                remedy="stop that one first; two would heal against each other") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, (json.dumps(dict(about)) + "\n").encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+
+@dataclass
+class Reloaded:
+    at: float
+    ok: bool
+    problems: tuple[str, ...] = field(default=())
+
+
+class Daemon:
+    """The process: one loop at a time, the endpoint beside it, and what the operating system says to it."""
+
+    def __init__(self, config: Path | None, overrides: Mapping[str, Any] | None = None) -> None:
+        self.config = config
+        self.overrides = dict(overrides or {})
+        changes = Changes(watched_paths(config)) if config is not None else None
+        self.loaded, self.blueprint = read(config, os.environ, self.overrides)
+        self._changes = changes
+        self.version = __version__
+        self.started_at = time.time()
+        self.token = secrets.token_urlsafe(24)
+        settings = self.blueprint.settings
+        self.state_dir = self.blueprint.places.state_dir
+        self.metrics = Metrics(__version__, enabled=settings.status.metrics_enabled)
+        self.tracker = ExecutionTracker()
+        self.flags = FeatureFlags({**settings.flags, **({"pqc_required": True} if settings.pqc.required else {})})
+        self.sight = Sight()
+        self.last_reload = Reloaded(self.started_at, True)
+        self.address = ""
+        self._conditions: dict[str, Condition] = {}
+        self._stopping = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        self._next: Blueprint | None = None
+        self._database = LaterDatabase(self.state_dir / "knowledge.db")
+        self._processes: LinuxProcesses | None = None
+        self._loop: MAPEK | None = None
+        self.health = HealthChecker(
+            {"database": self._database_health, "loop": self._loop_health, "pqc": self._pqc_health},
+            api_latency=lambda: self.metrics.p95("x0tta6bl4_api_latency_seconds"))
+
+    @property
+    def loop(self) -> MAPEK:
+        assert self._loop is not None, "the endpoint opens after the loop was built"
+        return self._loop
+
+    # -- its own health --
+
+    def _database_health(self) -> Mapping[str, Any]:
+        trouble = self.loop.standing.store_trouble
+        return {"status": "failing", "detail": trouble} if trouble else {"status": "ok", "connections": 2}
+
+    def _loop_health(self) -> Mapping[str, Any]:
+        loop = self.loop
+        late = loop.parts.clock.monotonic() - loop.last_progress
+        stuck = late > 2 * loop.interval + loop.timeout
+        return {"status": "failing" if stuck or loop.status != "running" else "ok", "cycles": loop.cycle_count,
+                "seconds_since_progress": round(late, 3)}
+
+    def _pqc_health(self) -> Mapping[str, Any]:
+        from x0tta6bl4.settings.production import liboqs_is_there
+
+        if not self.blueprint.settings.in_production and not self.flags.is_enabled("pqc_required"):
+            return {"status": "not configured"}
+        return {"status": "ok" if liboqs_is_there() else "failing"}
+
+    def conditions(self) -> list[Condition]:
+        found = list(self._conditions.values())
+        loop = self._loop
+        if loop is None:
+            return found
+        now, wall = loop.parts.clock.monotonic(), loop.parts.clock.wall()
+        for instance, (reason, subjects, since) in loop.parts.sight.blind_instances.items():
+            whom = f" Nothing is known of {', '.join(subjects)} through it." if subjects else ""
+            found.append(Condition("blind", f"{instance} cannot see", f"{reason}.{whom}", "warning", wall - now + since))
+        if not self.flags.is_enabled("auto_healing"):
+            found.append(Condition("healing-off", "auto_healing is off",
+                                   "Nothing is healed. `x0tta6bl4 flags auto_healing on` switches it on.", "warning", wall))
+        if loop.standing.store_trouble:
+            found.append(Condition("store", "the journal cannot be written",
+                                   f"{loop.standing.store_trouble}. Nothing is done until it can.", "critical", wall))
+        found += [Condition("paused", f"{p.target} is paused by {p.who}", p.reason or "no reason given", "info", p.since)
+                  for p in loop.standing.pauses if p.until > wall]
+        return found
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            "config": [str(path) for path in self.loaded.files],
+            "state_dir": str(self.state_dir),
+            "instances": {family: [c.name for c in chosen] for family, chosen in self.blueprint.chosen.items()},
+            "last_reload": {"at": self.last_reload.at, "ok": self.last_reload.ok,
+                            "problems": list(self.last_reload.problems)},
+        }
+
+    async def set_flag(self, name: str, value: bool, who: str) -> None:
+        await self.loop.parts.knowledge.set_flag(known_flag(name), value, who)
+        self.flags.set(name, value)
+
+    # -- reload --
+
+    async def reload(self) -> Sequence[str]:
+        """Checks the files anew. What is right takes the place of the running configuration; a mistake changes nothing."""
+        wall = time.time()
+        try:
+            if self.config is not None:
+                self._changes = Changes(watched_paths(self.config))
+            loaded, blueprint = await asyncio.to_thread(read, self.config, os.environ, self.overrides)
+        except ConfigError as error:
+            problems = tuple(map(str, error.problems)) or (error.message,)
+            self.last_reload = Reloaded(wall, False, problems)
+            self.metrics.set("x0tta6bl4_config_last_reload_successful", 0.0)
+            self._conditions["config"] = Condition(
+                "config", "the configuration on disk has mistakes; the one before is still in force",
+                "; ".join(problems), "warning", wall)
+            log.error("reload refused; the old configuration stays", extra={"problems": list(problems)})
+            return problems
+        self.loaded, self._next = loaded, blueprint
+        self.last_reload = Reloaded(wall, True)
+        self._conditions.pop("config", None)
+        self.metrics.set("x0tta6bl4_config_last_reload_successful", 1.0)
+        self.metrics.set("x0tta6bl4_config_last_reload_success_timestamp_seconds", wall)
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        log.info("configuration read again", extra={"files": [str(f) for f in loaded.files]})
+        if self._loop is not None:
+            self._loop.stop()
+        return ()
+
+    # -- life --
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._loop is not None:
+            self._loop.stop()
+
+    async def run(self, announce: Callable[["Daemon"], None] | None = None) -> None:
+        """Until SIGTERM or SIGINT. Raises ConfigError, AlreadyRunning or StoreError when it cannot start."""
+        settings = self.blueprint.settings
+        setup_logging(settings.logging.level, settings.logging.format, settings.logging.file)
+        lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
+        lock.take({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                   "config": str(self.config) if self.config else "defaults", "state_dir": str(self.state_dir)})
+        async with AsyncExitStack() as stack:
+            stack.callback(lock.release)
+            try:
+                self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError([Problem("state_dir", f"cannot make {self.state_dir}: {error.strerror}",
+                                           hint="set it to a folder this user may write")]) from error
+            await self._database.open()
+            stack.push_async_callback(self._database.close)
+            self._processes = LinuxProcesses(self.state_dir)
+            stack.push_async_callback(self._processes.aclose)
+            self._build(self.blueprint)
+            self._listen_to_signals()
+            await self._write_face(stack)
+            async with asyncio.TaskGroup() as group:
+                beside = [group.create_task(self._watchdog(), name="watchdog"),
+                          group.create_task(self._poll_files(), name="poll-files")]
+                if settings.status.enabled:
+                    from x0tta6bl4.status.endpoint import serve
+
+                    opened = asyncio.get_running_loop().create_future()
+                    beside.append(group.create_task(serve(self, settings.status, self._endpoint_open(opened)),
+                                                    name="endpoint"))
+                    await asyncio.wait({opened, beside[-1]}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+                await self._start_programs()
+                if announce is not None:
+                    announce(self)
+                gc.collect()
+                gc.freeze()
+                await self._turn_until_stopped(group)
+                notify("STOPPING=1")
+                for task in beside:
+                    task.cancel()
+        log.info("stopped")
+
+    def _build(self, blueprint: Blueprint) -> None:
+        assert self._processes is not None
+        gone = set(self.sight.subjects) - set(blueprint.subjects)
+        self.sight.forget(gone)
+        for name in gone:
+            self.metrics.forget(subject=name)
+        self.sight.subjects.clear()
+        self.sight.subjects.update(blueprint.subjects)
+        self.blueprint = blueprint
+        tools = tools_of(blueprint, self._database, self._processes)
+        settings = blueprint.settings
+        bus = EventBus(settings.events.max_queue_size, settings.events.history_size)
+        parts = parts_of(blueprint, tools, sight=self.sight, flags=self.flags, bus=bus, metrics=self.metrics,
+                         tracker=self.tracker, schedule=ApScheduler())
+        self._loop = MAPEK(parts, interval=settings.mapek.interval, timeout=settings.mapek.timeout)
+
+    async def _turn_until_stopped(self, group: asyncio.TaskGroup) -> None:
+        """One loop after another: each reload begins a new one over the same memory, sight and processes."""
+        while not self._stopping.is_set():
+            ready = group.create_task(self._say_ready(), name="ready")
+            try:
+                if self.blueprint.settings.mapek.enabled:
+                    await self.loop.start()
+                else:
+                    await self._stopping_or_reload()
+            finally:
+                ready.cancel()
+            blueprint, self._next = self._next, None
+            if blueprint is not None and not self._stopping.is_set():
+                before = {p.name for p in self.blueprint.programs}
+                assert self._processes is not None
+                dropped = [p for p in self.blueprint.programs if p.name not in {q.name for q in blueprint.programs}]
+                for program in dropped:
+                    if program.on_exit == "stop":
+                        await self._processes.stop(program.name, 5.0)
+                self._build(blueprint)
+                setup_logging(blueprint.settings.logging.level, blueprint.settings.logging.format,
+                              blueprint.settings.logging.file)
+                await self._start_programs(before)
+
+    async def _stopping_or_reload(self) -> None:
+        log.warning("MAPEK_ENABLED is false: nothing is watched and nothing is healed")
+        while not self._stopping.is_set() and self._next is None:
+            await asyncio.sleep(0.2)
+
+    async def _say_ready(self) -> None:
+        if self.blueprint.settings.mapek.enabled:
+            await self.loop.first_turn.wait()
+        subjects = len(self.blueprint.subjects)
+        notify(f"READY=1\nSTATUS=watching {subjects} subject{'s' * (subjects != 1)}, {self.address or 'no endpoint'}")
+
+    async def _start_programs(self, already: Iterable[str] = ()) -> None:
+        """Takes up what still runs of an earlier life, and starts what does not: being supervised means running."""
+        assert self._processes is not None
+        programs = [p for p in self.blueprint.programs if p.name not in set(already)]
+        running = await self._processes.adopt(programs)
+        for program in programs:
+            subject = self.blueprint.subjects[program.name]
+            if program.name in running:
+                log.info("taken up", extra={"subject": program.name, "pid": running[program.name].pid})
+                continue
+            if subject.mode == "observe":
+                continue
+            try:
+                started = await self._processes.start(program)
+                log.info("started", extra={"subject": program.name, "pid": started.pid})
+            except PluginError as error:
+                log.error("cannot be started", extra={"subject": program.name, "reason": str(error)})
+
+    def _listen_to_signals(self) -> None:
+        running = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            running.add_signal_handler(number, self.stop)
+        running.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+
+    async def _poll_files(self) -> None:
+        """Reload by SIGHUP, and by a changed file where the operator asked for that."""
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            await self.reload()
+
+    async def _watchdog(self) -> None:
+        """Fed only while the loop makes progress: a stuck daemon must be restarted by systemd."""
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        if not usec.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+            return
+        pause = int(usec) / 2_000_000
+        while True:
+            if self._loop_health()["status"] == "ok" or not self.blueprint.settings.mapek.enabled:
+                notify("WATCHDOG=1")
+            await asyncio.sleep(pause)
+
+    def _endpoint_open(self, opened: "asyncio.Future[None]") -> Callable[[str, str], None]:
+        def told(address: str, trouble: str) -> None:
+            self.address = address
+            if trouble:
+                self._conditions["endpoint"] = Condition(
+                    "endpoint", "the status endpoint is off", f"{trouble}. Healing goes on without it.", "warning",
+                    time.time())
+                log.error("the status endpoint cannot be opened; healing goes on", extra={"reason": trouble})
+            if not opened.done():
+                opened.set_result(None)
+
+        return told
+
+    async def _write_face(self, stack: AsyncExitStack) -> None:
+        """Where the command line finds us, and the token that lets it change something over HTTP."""
+        token_file = self.state_dir / "operator.token"
+        fd = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(self.token + "\n")
+        stack.callback(lambda: token_file.unlink(missing_ok=True))
+
+
+def run(config: Path | None, overrides: Mapping[str, Any], announce: Callable[[Daemon], None] | None = None) -> None:
+    daemon = Daemon(config, overrides)
+    asyncio.run(daemon.run(announce))
+
+
+__all__ = ["Blueprint", "Daemon", "X0tError", "draw", "host_parts", "read", "run"]

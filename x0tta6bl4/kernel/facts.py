@@ -1,0 +1,199 @@
+"""The facts that travel through a cycle: frozen, without behaviour, each with what it rests on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+Attributes = Mapping[str, Any]
+NOTHING: Attributes = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A number about a subject. A metric that ends in ``_up`` is a yes (1) or no (0), and a no wakes the loop at once."""
+
+    source: str
+    """The monitor instance that saw it."""
+    subject: str
+    metric: str
+    value: float
+    at: float = 0.0
+    """Seconds of the monotonic clock; the kernel fills it in when the monitor did not."""
+    detail: str = ""
+    """What a person would want to know of it: the refused address, the unexpected status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """Something that happened. Wakes the loop for its subject."""
+
+    source: str
+    subject: str
+    kind: str
+    at: float = 0.0
+    detail: str = ""
+    observations: tuple[Observation, ...] = ()
+    """What it says about the numbers, e.g. ``process_up`` is 0 now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One observable sign of health: holds when the latest value of the metric compares so."""
+
+    metric: str
+    op: str
+    """One of ``<``, ``<=``, ``>``, ``>=``, ``==``."""
+    value: float
+    subject: str = ""
+    """Empty: the finding's own subject."""
+
+    def __str__(self) -> str:
+        return f"{self.subject + ' ' if self.subject else ''}{self.metric} {self.op} {self.value:g}"
+
+
+class Severity(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    MAJOR = "major"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A judgement: this subject has this fault, since then, because of these facts."""
+
+    analyzer: str
+    subject: str
+    fault: str
+    """One word: dead, hung, gray, leaking, filling, overloaded, blind, … Rules are chosen by it."""
+    summary: str
+    severity: Severity = Severity.WARNING
+    since: float = 0.0
+    """Monotonic seconds at which the symptom began, as far as the facts go back."""
+    because: tuple[Observation | Occurrence, ...] = ()
+    healthy_when: tuple[Condition, ...] = ()
+    """The probe that failed, put as what it must say when all is well. Empty: nothing can prove a heal."""
+    data: Attributes = field(default_factory=lambda: NOTHING)
+
+
+class IncidentState(StrEnum):
+    OPEN = "open"
+    WAITING = "waiting"
+    """Something it depends on is down; that one is healed first."""
+    RESPONDING = "responding"
+    ESCALATED = "escalated"
+    """The ladder was walked to its end and a human was told. Still retried, slowly."""
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """All findings of one subject and fault, from the first to the proof that it is over."""
+
+    id: str
+    subject: str
+    fault: str
+    state: IncidentState
+    severity: Severity
+    summary: str
+    opened_at: float
+    """Wall-clock seconds, as are the other ``_at`` here: an incident outlives the process."""
+    updated_at: float
+    closed_at: float | None = None
+    ended: str = ""
+    """How it closed: ``healed`` (by us, verified), ``recovered`` (by itself or by others), ``aged out``."""
+    reopened: int = 0
+    rung: str = ""
+    """The state of its rule that comes next; empty: the first."""
+    tries: int = 0
+    """Tries on the present rung."""
+    passes: int = 0
+    """How often the whole ladder was walked without success."""
+    because: tuple[str, ...] = ()
+    healthy_when: tuple[Condition, ...] = ()
+    data: Attributes = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """How a step proves itself: the incident's healthy signs within ``within`` seconds, and then for ``hold`` on end."""
+
+    within: float = 30.0
+    hold: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One action on one target."""
+
+    id: str
+    action: str
+    """``executor.verb``, e.g. ``process.restart``."""
+    target: str
+    args: Attributes = field(default_factory=lambda: NOTHING)
+    timeout: float = 30.0
+    expect: Expect | None = Expect()
+    """None: the step proves nothing by itself (telling a human)."""
+    undo: str = ""
+    """The action that takes it back, where there is one."""
+    on_unknown: str = "probe"
+    """What to do when the daemon died in the middle: ``retry``, ``probe`` or ``ask``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a rule would do next about an incident."""
+
+    id: str
+    incident: str
+    subject: str
+    fault: str
+    rule: str
+    rung: str
+    steps: tuple[Step, ...]
+    because: tuple[str, ...]
+    mode: str = "suggest"
+
+
+class Answer(StrEnum):
+    ALLOW = "allow"
+    HOLD = "hold"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One check's answer to one step, in a sentence an operator can act on."""
+
+    check: str
+    answer: Answer
+    sentence: str
+    until: float | None = None
+    """Wall-clock seconds until which a hold lasts; None when nobody can say."""
+
+
+class Result(StrEnum):
+    VERIFIED = "verified"
+    REFUTED = "refuted"
+    UNVERIFIED = "unverified"
+    SIMULATED = "simulated"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended, and what says so."""
+
+    step: str
+    result: Result
+    detail: str
+    started_at: float
+    ended_at: float
+    verified_at: float | None = None
+    """Wall-clock seconds at which the healthy signs came back (the hold time counts from here)."""
+    because: tuple[str, ...] = ()
+    output: str = ""
+    data: Attributes = field(default_factory=lambda: NOTHING)

@@ -1,0 +1,210 @@
+"""Incidents: findings of one subject and fault gathered into one story, from the first sign to the proof of its end."""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from x0tta6bl4.kernel.facts import Finding, Incident, IncidentState, Observation
+from x0tta6bl4.kernel.sight import View
+from x0tta6bl4.kernel.subjects import subject_of
+from x0tta6bl4.ports.clock import Clock
+
+Key = tuple[str, str]
+
+SETTLE = 3.0
+"""Seconds of health on end after which an incident that nobody treated has recovered."""
+ABSENT = 30.0
+"""The same for incidents that no probe can prove: so long without a finding."""
+REOPEN = 600.0
+"""Seconds within which the same fault is the old incident again, not a new one."""
+AGE_OUT = 24 * 3600.0
+"""Seconds without any word, good or bad, after which an open incident is closed as nobody's any more."""
+DEPENDENCY_SETTLE = 3.0
+"""Seconds that a dependent gets to recover by itself once what it depends on is well again."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    opened: tuple[Incident, ...] = ()
+    changed: tuple[Incident, ...] = ()
+    closed: tuple[Incident, ...] = ()
+    wake_at: Mapping[str, float] = field(default_factory=dict)
+    """Subject -> monotonic time at which it deserves another look, even if nothing happens."""
+
+
+class Incidents:
+    """The open ones, and those closed a short while ago. Owned by the loop; durable through the knowledge it writes to."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._open: dict[Key, Incident] = {}
+        self._closed: dict[Key, Incident] = {}
+        self._well_since: dict[str, float] = {}
+        self._last_found: dict[str, float] = {}
+        self._findings: dict[Key, Finding] = {}
+        self._dependency_down: dict[str, float] = {}
+
+    def load(self, incidents: Iterable[Incident], closed: Iterable[Incident] = ()) -> None:
+        """Takes up what an earlier life of the daemon left open."""
+        now = self._clock.monotonic()
+        for incident in incidents:
+            state = IncidentState.OPEN if incident.state is IncidentState.RESPONDING else incident.state
+            self._open[incident.subject, incident.fault] = replace(incident, state=state)
+            self._last_found[incident.id] = now
+        for incident in closed:
+            self._closed[incident.subject, incident.fault] = incident
+
+    @property
+    def open(self) -> Sequence[Incident]:
+        return tuple(self._open.values())
+
+    def get(self, subject: str, fault: str) -> Incident | None:
+        return self._open.get((subject, fault))
+
+    def of_subject(self, subject: str) -> list[Incident]:
+        return [i for (name, _), i in self._open.items() if name == subject]
+
+    def finding(self, incident: Incident) -> Finding | None:
+        """What is found of it now; None when no analyzer said so at the last look."""
+        return self._findings.get((incident.subject, incident.fault))
+
+    def findings_of(self, subject: str) -> list[Finding]:
+        return [f for (name, _), f in self._findings.items() if name == subject]
+
+    def put(self, incident: Incident) -> None:
+        """The responder moves an incident on."""
+        key = (incident.subject, incident.fault)
+        if incident.state is IncidentState.CLOSED:
+            self._open.pop(key, None)
+            self._closed[key] = incident
+            self._findings.pop(key, None)
+            self._well_since.pop(incident.id, None)
+            self._last_found.pop(incident.id, None)
+        else:
+            self._open[key] = incident
+
+    def take(self, findings: Sequence[Finding], view: View) -> Changes:
+        """One turn's findings. What is in scope and was not found again is looked at for its end."""
+        now, wall = view.now, self._clock.wall()
+        opened: list[Incident] = []
+        changed: list[Incident] = []
+        closed: list[Incident] = []
+        wake_at: dict[str, float] = {}
+        found: set[Key] = set()
+        for finding in findings:
+            key = (finding.subject, finding.fault)
+            found.add(key)
+            self._findings[key] = finding
+            incident = self._open.get(key)
+            if incident is None:
+                incident = self._opened(finding, wall)
+                opened.append(incident)
+            else:
+                fresh = _updated(incident, finding, wall)
+                if fresh is not incident:
+                    changed.append(fresh)
+                incident = fresh
+            self._open[key] = incident
+            self._last_found[incident.id] = now
+            self._well_since.pop(incident.id, None)
+        for key, incident in list(self._open.items()):
+            if key in found or not view.in_scope(incident.subject):
+                continue
+            self._findings.pop(key, None)
+            if incident.state is IncidentState.RESPONDING:
+                continue
+            ended, look_again = self._ended(incident, view)
+            if ended:
+                done = replace(
+                    incident, state=IncidentState.CLOSED, closed_at=wall, updated_at=wall, ended=ended, rung="", tries=0
+                )
+                self.put(done)
+                closed.append(done)
+            elif look_again is not None:
+                wake_at[incident.subject] = min(look_again, wake_at.get(incident.subject, look_again))
+        for key, old in list(self._closed.items()):
+            if wall - (old.closed_at or 0) > REOPEN:
+                del self._closed[key]
+        return Changes(tuple(opened), tuple(changed), tuple(closed), wake_at)
+
+    def _opened(self, finding: Finding, wall: float) -> Incident:
+        before = self._closed.pop((finding.subject, finding.fault), None)
+        if before is not None and wall - (before.closed_at or 0) <= REOPEN:
+            return replace(
+                _updated(before, finding, wall), state=IncidentState.OPEN, closed_at=None, ended="",
+                reopened=before.reopened + 1, updated_at=wall,
+            )
+        onset = wall - max(0.0, self._clock.monotonic() - finding.since) if finding.since else wall
+        return Incident(
+            id=f"inc-{int(wall * 1000):012x}{secrets.token_hex(3)}",
+            subject=finding.subject,
+            fault=finding.fault,
+            state=IncidentState.OPEN,
+            severity=finding.severity,
+            summary=finding.summary,
+            opened_at=min(onset, wall),
+            updated_at=wall,
+            because=_reasons(finding),
+            healthy_when=finding.healthy_when,
+            data=finding.data,
+        )
+
+    def _ended(self, incident: Incident, view: View) -> tuple[str, float | None]:
+        now, id = view.now, incident.id
+        if not incident.healthy_when:
+            absent_until = self._last_found.setdefault(id, now) + ABSENT
+            return ("recovered", None) if now >= absent_until else ("", absent_until)
+        signs = [view.sight.holds(c, incident.subject) for c in incident.healthy_when]
+        if all(signs):
+            well_until = self._well_since.setdefault(id, now) + SETTLE
+            return ("recovered", None) if now >= well_until else ("", well_until)
+        self._well_since.pop(id, None)
+        if None in signs and False not in signs and now - self._last_found.setdefault(id, now) > AGE_OUT:
+            return "aged out", None
+        return "", None
+
+    def waits_for(self, incident: Incident, view: View) -> str:
+        """The sentence saying which dependency must be well first; empty when none is in the way."""
+        now = view.now
+        for name in subject_of(view.sight.subjects, incident.subject).depends_on:
+            trouble = ""
+            down = [i for i in self.of_subject(name) if i.fault not in ("blind", "overloaded")]
+            if down:
+                trouble = f"{name} is {down[0].fault} (incident {down[0].id})"
+            else:
+                # Its own probe may fail already while its analyzer still counts: the dependent must not win that race.
+                failing = [m for m in ("process_up", "unit_up", "health_up", "work_up")
+                           if (s := view.sight.streak(name, m)) is not None and not s.up]
+                if failing:
+                    trouble = f"{name} does not look well either ({', '.join(failing)})"
+            if trouble:
+                self._dependency_down[name] = now
+                return f"waits for its dependency: {trouble}"
+            since = self._dependency_down.get(name)
+            if since is not None and now - since < DEPENDENCY_SETTLE:
+                return f"gives itself {DEPENDENCY_SETTLE:g} s to recover now that {name} is well again"
+        return ""
+
+
+def _reasons(finding: Finding) -> tuple[str, ...]:
+    reasons = []
+    for fact in finding.because:
+        if isinstance(fact, Observation):
+            reasons.append(f"{fact.metric} is {fact.value:g}" + (f": {fact.detail}" if fact.detail else "")
+                           + f" (seen by {fact.source})")
+        else:
+            reasons.append(f"{fact.kind}" + (f": {fact.detail}" if fact.detail else "") + f" (told by {fact.source})")
+    return tuple(reasons)
+
+
+def _updated(incident: Incident, finding: Finding, wall: float) -> Incident:
+    """The same object when nothing that matters has changed, so that nothing is written for it."""
+    worse = finding.severity != incident.severity
+    if not worse and finding.healthy_when == incident.healthy_when and (
+        finding.summary == incident.summary or wall - incident.updated_at < 30
+    ):
+        return incident
+    return replace(
+        incident, severity=finding.severity, summary=finding.summary, because=_reasons(finding),
+        healthy_when=finding.healthy_when, data=finding.data, updated_at=wall,
+    )

@@ -1,0 +1,643 @@
+"""The one loop: monitor, analyze, plan, execute over knowledge, on a schedule and whenever something happens."""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+
+from x0tta6bl4.kernel.bus import EventBus
+from x0tta6bl4.kernel.errors import ConfigError, StoreError
+from x0tta6bl4.kernel.events import Event, EventType
+from x0tta6bl4.kernel.facts import (
+    Answer,
+    Finding,
+    Incident,
+    IncidentState,
+    Observation,
+    Plan,
+    Severity,
+    Step,
+    Verdict,
+)
+from x0tta6bl4.kernel.flags import FeatureFlags
+from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
+from x0tta6bl4.kernel.incidents import REOPEN, Incidents
+from x0tta6bl4.kernel.lifecycle import State, StateMachine
+from x0tta6bl4.kernel.memory import Knowledge, SubjectState, Unfinished
+from x0tta6bl4.kernel.plugin import Analyzer, Planner, Situation
+from x0tta6bl4.kernel.policy import GuardPolicy
+from x0tta6bl4.kernel.respond import Catalogue, Responder
+from x0tta6bl4.kernel.sight import Sight, View
+from x0tta6bl4.kernel.subjects import subject_of
+from x0tta6bl4.kernel.summary import describe
+from x0tta6bl4.kernel.supervise import Failure, guarded
+from x0tta6bl4.kernel.watching import Instance, Watching
+from x0tta6bl4.ports.clock import Clock
+from x0tta6bl4.ports.meter import Meter, NoMeter, Stages
+from x0tta6bl4.ports.schedule import Schedule
+
+log = logging.getLogger("x0tta6bl4.kernel.loop")
+
+NOTICE_EVERY = 0.25
+"""Seconds between looks at what other processes (the command line) wrote: the bound on how late a kill switch works."""
+BLIND_AFTER = 2.0
+"""Seconds of blindness before it is a finding; one look that failed is a hiccup."""
+LATER = 5.0
+"""Seconds after which a hold without an end of its own is looked at again."""
+STORE_RETRY = 2.0
+RANK = {Severity.CRITICAL: 0, Severity.MAJOR: 1, Severity.WARNING: 2, Severity.INFO: 3}
+
+
+@dataclass
+class Parts:
+    """What the loop is made of. Everything that could be otherwise is handed in here."""
+
+    clock: Clock
+    knowledge: Knowledge
+    planner: Planner
+    instances: Sequence[Instance] = ()
+    analyzers: Sequence[Analyzer] = ()
+    catalogue: Catalogue = field(default_factory=lambda: Catalogue({}))
+    sight: Sight = field(default_factory=Sight)
+    policy: GuardPolicy = field(default_factory=GuardPolicy)
+    flags: FeatureFlags = field(default_factory=FeatureFlags)
+    bus: EventBus = field(default_factory=EventBus)
+    schedule: Schedule | None = None
+    meter: Meter = field(default_factory=NoMeter)
+    stages: Stages | None = None
+    open: Callable[[], Awaitable[None]] | None = None
+    """Opens what could not be opened while building (the database); called once, before the first turn."""
+    close: Callable[[], Awaitable[None]] | None = None
+    retention_days: float = 90.0
+    retention_incidents: int = 10000
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one cycle saw and decided."""
+
+    number: int
+    trigger: str
+    scope: frozenset[str] | None
+    findings: tuple[Finding, ...] = ()
+    decisions: tuple[tuple[Plan | None, Incident, tuple[Verdict, ...]], ...] = ()
+    responses: tuple[str, ...] = ()
+    seconds: float = 0.0
+    result: str = "ok"
+
+
+class MAPEK:
+    """Monitor, Analyze, Plan, Execute over Knowledge.
+
+    Without parts it runs what the installed package says a host needs (entry point ``x0tta6bl4.loop``): it watches and
+    suggests. ``await run_cycle()`` is one turn with all that comes of it; ``await start()`` goes on until ``stop()``.
+    """
+
+    def __init__(self, parts: Parts | None = None, *, interval: float = 60.0, timeout: float = 30.0) -> None:
+        self.parts = parts if parts is not None else _installed_parts()
+        self.interval = interval
+        self.timeout = timeout
+        self.cycle_count = 0
+        self.overruns = 0
+        self.timeouts = 0
+        self.last_turn: Turn | None = None
+        self.last_progress = self.parts.clock.monotonic()
+        """Monotonic time at which a turn last ended: what the watchdog is fed by."""
+        self.lifecycle = StateMachine(State.STOPPED, bus=self.parts.bus, clock=self.parts.clock)
+        self.standing = Standing()
+        self.incidents = Incidents(self.parts.clock)
+        self.watching = Watching(self.parts.instances, self.parts.sight, self.parts.clock, self.wake, self.parts.meter)
+        self.guard = Guard(self.parts.policy, self.parts.flags, Ledger(), self.standing, self.parts.sight)
+        self.responder = Responder(
+            catalogue=self.parts.catalogue, guard=self.guard, incidents=self.incidents, sight=self.parts.sight,
+            watching=self.watching, knowledge=self.parts.knowledge, planner=self.parts.planner, clock=self.parts.clock,
+            meter=self.parts.meter, told=self._tell,
+        )
+        self.first_turn = asyncio.Event()
+        self._status = "stopped"
+        self._ready = False
+        self._group: asyncio.TaskGroup | None = None
+        self._stop = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._wanted: set[str] = set()
+        self._all_due = False
+        self._turning = asyncio.Lock()
+        self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
+        self._treated: dict[str, asyncio.Task[None]] = {}
+        self._held: set[str] = set()
+        self._failing_analyzers: set[str] = set()
+        self._told_decisions: dict[str, tuple[str, str, str]] = {}
+
+    @property
+    def status(self) -> str:
+        """``stopped``, ``running`` or ``stopping``."""
+        return self._status
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Runs until ``stop()`` or cancellation; returns when every response under way has written its outcome."""
+        if self._status != "stopped":
+            raise RuntimeError(f"the loop is {self._status} already")
+        self._stop.clear()
+        self._status = "running"
+        try:
+            unfinished = await self._prepare()
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                beside = [
+                    group.create_task(self.parts.bus.process_events(), name="bus"),
+                    group.create_task(self.watching.run(), name="watching"),
+                    group.create_task(self._turns(), name="turns"),
+                    group.create_task(self._notice(), name="notice"),
+                ]
+                for left in unfinished:
+                    await self._take_up(left)
+                if self.parts.schedule is not None:
+                    self.parts.schedule.every(self.interval, self._due)
+                self._due()
+                await self._stop.wait()
+                self._status = "stopping"
+                self._close_timers()
+                for task in beside[1:]:
+                    task.cancel()
+                # What is being done is brought to its end: a restart cut in the middle would leave the service down.
+                await asyncio.gather(*self._treated.values(), return_exceptions=True)
+                beside[0].cancel()
+        finally:
+            self._group = None
+            self._status = "stopped"
+            if self.parts.schedule is not None:
+                self.parts.schedule.close()
+            self.lifecycle.transition_to(State.STOPPED, "stopped", force=True)
+            if self.parts.close is not None:
+                self._ready = False
+                await self.parts.close()
+
+    def stop(self) -> None:
+        """Asks the loop to end; ``start()`` returns when it has."""
+        self._stop.set()
+
+    async def run_cycle(self, subjects: Iterable[str] | None = None) -> Turn:
+        """One turn: about the named subjects, or about everything. On its own it also waits for what it started."""
+        unfinished = await self._prepare()
+        scope = None if subjects is None else frozenset(subjects)
+        if self._group is not None:
+            return await self._turn(scope, "call")
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                for left in unfinished:
+                    await self._take_up(left)
+                turn = await self._turn(scope, "call")
+                await asyncio.gather(*self._treated.values(), return_exceptions=True)
+            finally:
+                self._group = None
+                self._close_timers()
+        return turn
+
+    async def _prepare(self) -> list[Unfinished]:
+        """Takes up what an earlier life left; returns the steps whose outcome died with it."""
+        if self._ready:
+            return []
+        if self.parts.open is not None:
+            await self.parts.open()
+        self._ready = True
+        knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
+        self.responder.epoch = await knowledge.boot()
+        closed = [i for i in await knowledge.incidents(IncidentState.CLOSED, limit=1000)
+                  if wall - (i.closed_at or 0.0) < REOPEN]
+        self.incidents.load(await knowledge.open_incidents(), closed)
+        self.guard.ledger = Ledger(await knowledge.actions_since(wall - 86400.0))
+        await self._refresh()
+        self.lifecycle.transition_to(State.IDLE, "started", force=True)
+        return await knowledge.unfinished()
+
+    async def _refresh(self) -> None:
+        """What people said through the store: flags, pauses, approvals."""
+        knowledge = self.parts.knowledge
+        self.parts.flags.load(await knowledge.flags())
+        self.standing.pauses = tuple(await knowledge.pauses())
+        self.standing.approvals = {a.plan: a for a in await knowledge.approvals(limit=1000)}
+        self.parts.meter.set("x0tta6bl4_paused", float(len(self.standing.pauses)))
+        for name, value in self.parts.flags.as_dict().items():
+            self.parts.meter.set("x0tta6bl4_feature_flag", float(value), flag=name)
+
+    async def _notice(self) -> None:
+        while True:
+            await asyncio.sleep(NOTICE_EVERY)
+            try:
+                if self.standing.store_trouble:
+                    await asyncio.sleep(STORE_RETRY)
+                    await self.parts.knowledge.remember("store.trouble", None)
+                    log.info("the journal can be written again", extra={"was": self.standing.store_trouble})
+                    self.standing.store_trouble = ""
+                    self._due()
+                if self.parts.knowledge.changed_by_others():
+                    await self._refresh()
+                    self.wake({i.subject for i in self.incidents.open} or {"*"})
+            except StoreError as error:
+                self._store_failed(error)
+
+    def _store_failed(self, error: StoreError) -> None:
+        """Reported once; nothing is done until the journal can be written again."""
+        if not self.standing.store_trouble:
+            log.error("the journal cannot be written; acting stops", extra={"reason": str(error)})
+            self._tell("condition", "journal", {"state": "failing", "reason": str(error)})
+        self.standing.store_trouble = error.message
+
+    # -- waking --------------------------------------------------------------------------------------------------
+
+    def wake(self, subjects: Iterable[str]) -> None:
+        """Asks for a turn about these subjects now. Many calls before it comes are one turn."""
+        self._wanted.update(subjects)
+        self._woken.set()
+
+    def wake_at(self, subject: str, when: float) -> None:
+        """Asks for a turn about the subject at a time of the monotonic clock; the earliest wish counts."""
+        if self._group is None or self._status == "stopping":
+            return
+        before = self._timers.get(subject)
+        if before is not None:
+            if before[0] <= when:
+                return
+            before[1].cancel()
+        self._timers[subject] = (when, asyncio.get_running_loop().call_at(when, self._timer_rang, subject))
+
+    def _timer_rang(self, subject: str) -> None:
+        self._timers.pop(subject, None)
+        self.wake({subject})
+
+    def _close_timers(self) -> None:
+        for _, handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+
+    def _due(self) -> None:
+        """The schedule's call. One that comes while the last one still waits or runs is an overrun, not a queue."""
+        if self._all_due or (self._turning.locked() and self.last_scope_is_all):
+            self.overruns += 1
+            self.parts.meter.count("x0tta6bl4_mapek_overruns_total")
+        self._all_due = True
+        self._woken.set()
+
+    last_scope_is_all = False
+
+    async def _turns(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            everything, self._all_due = self._all_due, False
+            wanted, self._wanted = self._wanted, set()
+            scope = None if everything else frozenset(wanted)
+            turn = await guarded(lambda: self._turn(scope, "schedule" if everything else "wake"), None)  # noqa: B023
+            if isinstance(turn, Failure):
+                # A mistake of our own must not end the daemon: it is told loudly, and the next turn is another try.
+                log.error("the turn failed", exc_info=turn.exception, extra={"reason": turn.message})
+                self.parts.meter.count("x0tta6bl4_mapek_cycles_total",
+                                       trigger="schedule" if everything else "wake", result="error")
+                self.lifecycle.transition_to(State.ERROR, turn.message, force=True)
+                self.lifecycle.transition_to(State.IDLE, "goes on")
+                await asyncio.sleep(0.1)
+
+    # -- one turn ------------------------------------------------------------------------------------------------
+
+    async def _turn(self, scope: frozenset[str] | None, trigger: str) -> Turn:
+        async with self._turning:
+            self.last_scope_is_all = scope is None
+            began = self.parts.clock.monotonic()
+            self.cycle_count += 1
+            number = self.cycle_count
+            thread = f"cycle-{number}"
+            self.lifecycle.transition_to(State.PROCESSING, trigger)
+            draft = Turn(number, trigger, scope)
+            try:
+                async with asyncio.timeout(self.timeout) as limit:
+                    draft = await self._phases(draft, thread)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                self.timeouts += 1
+                draft = replace(draft, result="timeout")
+                log.error("the turn took too long and was cut off",
+                          extra={"cycle": number, "timeout": self.timeout})
+                self.lifecycle.transition_to(State.ERROR, f"longer than {self.timeout:g} s")
+            self._came_to_rest()
+            ended = self.parts.clock.monotonic()
+            self.last_progress = ended
+            turn = replace(draft, seconds=ended - began)
+            self.last_turn = turn
+            if scope is None:
+                self.first_turn.set()
+            self.parts.meter.count("x0tta6bl4_mapek_cycles_total", trigger=trigger, result=turn.result)
+            self.parts.meter.observe("x0tta6bl4_mapek_cycle_duration_seconds", turn.seconds, phase="total")
+            if self.parts.flags.is_enabled("monitoring_verbose"):
+                log.info("turn", extra={"cycle": number, "trigger": trigger, "findings": len(turn.findings),
+                                        "seconds": round(turn.seconds, 4)})
+            return turn
+
+    def _came_to_rest(self) -> None:
+        if self._treated:
+            if self.lifecycle.current_state is State.ERROR:
+                self.lifecycle.transition_to(State.IDLE, "goes on")
+                self.lifecycle.transition_to(State.PROCESSING, "goes on")
+            self.lifecycle.transition_to(State.RESPONDING, f"responding to {', '.join(sorted(self._treated))}")
+        else:
+            self.lifecycle.transition_to(State.IDLE, "turn over")
+
+    def _stage(self, stage: str, thread: str) -> AbstractContextManager[object]:
+        return self.parts.stages.track_stage(stage, stage[4:].title(), thread) if self.parts.stages else nullcontext()
+
+    async def _phases(self, draft: Turn, thread: str) -> Turn:
+        parts, clock, scope = self.parts, self.parts.clock, draft.scope
+        timed: dict[str, float] = {}
+
+        def mark(phase: str, since: float) -> float:
+            now = clock.monotonic()
+            timed[phase] = now - since
+            return now
+
+        at = clock.monotonic()
+        with self._stage("1.0_MONITOR", thread):
+            if scope is None:
+                await self.watching.look_all()
+        at = mark("monitor", at)
+        view = View(parts.sight, clock.monotonic(), scope, parts.sight.take_occurrences(scope))
+        with self._stage("2.0_ANALYZE", thread):
+            findings = await self._analyze(view)
+            changes = self.incidents.take(findings, view)
+        at = mark("analyze", at)
+        with self._stage("3.0_PLAN", thread):
+            drafts = [self._plan(incident, view) for incident in self._to_plan(view)]
+        at = mark("plan", at)
+        with self._stage("4.0_EXECUTE", thread):
+            # The journal is written by the responses themselves, before they act; what follows here may be slow.
+            responses = [plan.id for plan, incident, verdicts in drafts if plan is not None
+                         and decision(verdicts).answer is Answer.ALLOW and self._respond(plan, incident)]
+        at = mark("execute", at)
+        with self._stage("5.0_KNOWLEDGE", thread):
+            try:
+                await self._remember(view, changes.opened, changes.changed, changes.closed, drafts)
+            except StoreError as error:
+                self._store_failed(error)
+        mark("knowledge", at)
+        for subject, when in changes.wake_at.items():
+            self.wake_at(subject, when)
+        for phase, seconds in timed.items():
+            parts.meter.observe("x0tta6bl4_mapek_cycle_duration_seconds", seconds, phase=phase)
+        return replace(draft, findings=tuple(findings), decisions=tuple(drafts), responses=tuple(responses))
+
+    async def _analyze(self, view: View) -> list[Finding]:
+        findings: list[Finding] = []
+        for analyzer in self.parts.analyzers:
+            async def judged(analyzer: Analyzer = analyzer) -> Sequence[Finding]:
+                return analyzer.analyze(view)
+
+            found = await guarded(judged, None)
+            if isinstance(found, Failure):
+                self.parts.meter.count("x0tta6bl4_plugin_failures_total", instance=analyzer.name, kind=found.error)
+                if analyzer.name not in self._failing_analyzers:
+                    self._failing_analyzers.add(analyzer.name)
+                    log.error("an analyzer fails", exc_info=found.exception,
+                              extra={"instance": analyzer.name, "reason": found.message})
+                continue
+            if analyzer.name in self._failing_analyzers:
+                self._failing_analyzers.discard(analyzer.name)
+                log.info("an analyzer works again", extra={"instance": analyzer.name})
+            findings.extend(found)
+        findings.extend(self._blindness(view))
+        for finding in findings:
+            self.parts.meter.count("x0tta6bl4_findings_total", fault=finding.fault)
+        return findings
+
+    def _blindness(self, view: View) -> list[Finding]:
+        found = []
+        for instance, (reason, subjects, since) in self.parts.sight.blind_instances.items():
+            if not view.in_scope(instance):
+                continue
+            if view.now - since < BLIND_AFTER:
+                self.wake_at(instance, since + BLIND_AFTER)
+                continue
+            whom = f"; nothing is known of {', '.join(subjects)} through it" if subjects else ""
+            found.append(Finding(
+                analyzer="kernel", subject=instance, fault="blind", severity=Severity.WARNING, since=since,
+                summary=f"the monitor {instance} cannot see: {reason}{whom}",
+                because=(Observation(instance, instance, "sees", 0.0, since, reason),),
+            ))
+        return found
+
+    def _to_plan(self, view: View) -> list[Incident]:
+        """Worst first, one a subject; those in treatment are left to it."""
+        scope = view.scope
+        if scope is not None:
+            # Who waits for a subject in scope is concerned as well.
+            scope = scope | {n for n, s in view.sight.subjects.items() if any(d in view.scope for d in s.depends_on)}  # type: ignore[operator]  # narrowed above
+        ranked = sorted(
+            (i for i in self.incidents.open if (scope is None or i.subject in scope)
+             and i.state is not IncidentState.RESPONDING and i.subject not in self.standing.in_treatment
+             and self.incidents.finding(i) is not None),
+            key=lambda i: (RANK[i.severity], i.opened_at),
+        )
+        chosen: dict[str, Incident] = {}
+        for incident in ranked:
+            chosen.setdefault(incident.subject, incident)
+        return list(chosen.values())
+
+    def _situation(self, subject: str) -> Situation:
+        subjects = self.parts.sight.subjects
+        wall = self.parts.clock.wall()
+        latest, equal = self.guard.ledger.equal_tries(subject, wall, self.parts.policy.backoff.decay)
+        return Situation(subject_of(subjects, subject), wall, subjects, equal, latest)
+
+    def _plan(self, incident: Incident, view: View) -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
+        waits = self.incidents.waits_for(incident, view)
+        if waits:
+            waiting = replace(incident, state=IncidentState.WAITING)
+            self.incidents.put(waiting)
+            self.wake_at(incident.subject, view.now + 0.5)
+            return None, waiting, (Verdict("dependency", Answer.HOLD, waits),)
+        if incident.state is IncidentState.WAITING:
+            incident = replace(incident, state=IncidentState.OPEN)
+            self.incidents.put(incident)
+        plan = self.parts.planner.plan(incident, self._situation(incident.subject))
+        if plan is None:
+            return None, incident, (Verdict("planner", Answer.DENY, f"no rule says what to do about {incident.fault!r}"),)
+        verdicts = self.responder.judge(plan, incident)
+        verdict = decision(verdicts)
+        if verdict.answer is Answer.HOLD:
+            now, wall = view.now, self.parts.clock.wall()
+            until = now + max(0.02, verdict.until - wall) if verdict.until is not None else now + LATER
+            self._held.add(incident.subject)
+            self.wake_at(incident.subject, until)
+        return plan, incident, verdicts
+
+    def _respond(self, plan: Plan, incident: Incident) -> bool:
+        # Telling a human occupies nobody: a slow mail server must not keep a restart waiting.
+        concerned = {plan.subject, *(step.target for step in plan.steps)} if self._is_disruptive(plan) else set()
+        if concerned & self.standing.in_treatment.keys():
+            self.wake_at(plan.subject, self.parts.clock.monotonic() + 0.5)
+            return False
+        self.incidents.put(replace(incident, state=IncidentState.RESPONDING))
+        self._treat(incident, self._carry_out(plan, incident), concerned)
+        return True
+
+    def _is_disruptive(self, plan: Plan) -> bool:
+        return any(self.parts.catalogue.find(step.action)[1].disruptive for step in plan.steps)
+
+    def _treat(self, incident: Incident, work: Awaitable[None], concerned: set[str]) -> None:
+        subject = incident.subject
+        assert self._group is not None, "responses belong to the running loop"
+        for name in concerned:
+            self.standing.in_treatment[name] = subject_of(self.parts.sight.subjects, name).group
+
+        async def treated() -> None:
+            ended = await guarded(lambda: work, None)
+            for name in concerned:
+                self.standing.in_treatment.pop(name, None)
+            self._treated.pop(incident.id, None)
+            if isinstance(ended, Failure):
+                if isinstance(ended.exception, StoreError):
+                    self._store_failed(ended.exception)
+                else:
+                    log.error("a response failed", exc_info=ended.exception,
+                              extra={"subject": subject, "reason": ended.message})
+                left = self.incidents.get(subject, incident.fault)
+                if left is not None and left.state is IncidentState.RESPONDING:
+                    self.incidents.put(replace(left, state=IncidentState.OPEN))
+                self.wake_at(subject, self.parts.clock.monotonic() + LATER)
+            if not self._treated and self.lifecycle.current_state is State.RESPONDING:
+                self.lifecycle.transition_to(State.IDLE, "responses over")
+            held, self._held = self._held, set()
+            self.wake({subject} | held | concerned)
+
+        self._treated[incident.id] = self._group.create_task(treated(), name=f"treat-{subject}")
+
+    async def _carry_out(self, plan: Plan, incident: Incident) -> None:
+        responding = replace(incident, state=IncidentState.RESPONDING)
+        done = await self.responder.carry_out(plan, responding, self._situation(incident.subject))
+        self.incidents.put(done.incident)
+        if done.incident.state is IncidentState.CLOSED:
+            self._closed(done.incident)
+
+    async def _take_up(self, left: Unfinished) -> None:
+        """A step with an intent and no outcome, of an earlier life: looked at before anything is decided."""
+        incident = await self.parts.knowledge.incident(left.plan.incident)
+        if incident is None:
+            raise StoreError(f"step {left.step.id} belongs to incident {left.plan.incident}, which is not there")
+        log.warning("a step has an intent and no outcome; looking before deciding",
+                    extra={"step": left.step.id, "action": left.step.action, "target": left.step.target})
+        current = self.incidents.get(incident.subject, incident.fault) or incident
+        self.incidents.put(replace(current, state=IncidentState.RESPONDING, closed_at=None))
+        self._treat(current, self._settle(left, current), {left.plan.subject, left.step.target})
+
+    async def _settle(self, left: Unfinished, incident: Incident) -> None:
+        await self.watching.look_all()  # the monitors have only just begun
+        outcome = await self.responder.settle_unknown(left.step, incident, left.intent_at)
+        self._tell("step", incident.subject, {"step": left.step.id, "action": left.step.action,
+                                              "state": outcome.result.value, "detail": outcome.detail})
+        moved = await self.responder.moved_on(left.plan, incident, outcome, self._situation(incident.subject))
+        self.incidents.put(moved)
+        if moved.state is IncidentState.CLOSED:
+            self._closed(moved)
+
+    # -- knowledge -----------------------------------------------------------------------------------------------
+
+    async def _remember(
+        self,
+        view: View,
+        opened: Sequence[Incident],
+        changed: Sequence[Incident],
+        closed: Sequence[Incident],
+        drafts: Sequence[tuple[Plan | None, Incident, tuple[Verdict, ...]]],
+    ) -> None:
+        knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
+        for incident in opened:
+            self.parts.meter.count("x0tta6bl4_incidents_opened_total", fault=incident.fault)
+            self.parts.meter.observe("x0tta6bl4_time_to_detect_seconds", max(0.0, wall - incident.opened_at))
+            log.warning("incident opened" if not incident.reopened else "incident opened again",
+                        extra={"incident": incident.id, "subject": incident.subject, "fault": incident.fault,
+                               "summary": incident.summary})
+            self._tell("incident", incident.subject, {"incident": incident.id, "state": "open",
+                                                      "fault": incident.fault, "summary": incident.summary})
+        for incident in (*opened, *changed):
+            current = self.incidents.get(incident.subject, incident.fault) or incident
+            if current.state is not IncidentState.RESPONDING:  # a response writes its own
+                await knowledge.save_incident(current)
+            finding = self.incidents.finding(incident)
+            if finding is not None:
+                await knowledge.add_finding(incident.id, finding, wall)
+        for incident in closed:
+            await knowledge.save_incident(incident)
+            self._closed(incident)
+        for plan, incident, verdicts in drafts:
+            await self._decided(plan, incident, verdicts)
+        if view.scope is None:
+            rows = [describe(view.sight, self.incidents, name, view.now) for name in sorted(view.sight.subjects)]
+            await knowledge.save_subjects([
+                SubjectState(r.name, r.state, wall - (view.now - r.since), r.summary, wall) for r in rows])
+            for row in rows:
+                self.parts.meter.set("x0tta6bl4_subject_up", float(row.state == "well"), subject=row.name)
+            await knowledge.expire_approvals(wall)
+            if self.cycle_count % 60 == 1:
+                await knowledge.retain(wall, self.parts.retention_days, self.parts.retention_incidents)
+        self.parts.meter.set("x0tta6bl4_incidents_open", float(len(self.incidents.open)))
+
+    def _closed(self, incident: Incident) -> None:
+        self.parts.meter.count("x0tta6bl4_incidents_closed_total", fault=incident.fault, ended=incident.ended)
+        self._told_decisions.pop(incident.id, None)
+        log.info("incident closed", extra={
+            "incident": incident.id, "subject": incident.subject, "fault": incident.fault, "ended": incident.ended,
+            "seconds": round((incident.closed_at or 0.0) - incident.opened_at, 3)})
+        self._tell("incident", incident.subject, {"incident": incident.id, "state": "closed", "fault": incident.fault,
+                                                  "ended": incident.ended})
+
+    async def _decided(self, plan: Plan | None, incident: Incident, verdicts: tuple[Verdict, ...]) -> None:
+        """Said and written when it changes; a decision that stands is not repeated."""
+        verdict = decision(verdicts)
+        said = (verdict.check, verdict.answer.value, plan.id if plan else "")
+        if self._told_decisions.get(incident.id) == said:
+            return
+        self._told_decisions[incident.id] = said
+        self.parts.meter.count("x0tta6bl4_guard_decisions_total", check=verdict.check, answer=verdict.answer.value)
+        knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
+        if plan is not None:
+            if verdict.check == "mode" and verdict.answer is Answer.HOLD and plan.id not in self.standing.approvals:
+                until = wall + self.parts.policy.approval_expires
+                self.standing.approvals[plan.id] = await knowledge.want_approval(
+                    plan, until, "; ".join(plan.because[:3]))
+        nothing = Plan("", incident.id, incident.subject, incident.fault, "", "", (_NO_STEP,), ())
+        await knowledge.record_decision(plan or nothing, (plan or nothing).steps[0], verdict, wall)
+        if verdict.answer is not Answer.ALLOW:
+            log.info("not acting" if verdict.answer is Answer.DENY else "holding back",
+                     extra={"subject": incident.subject, "incident": incident.id, "check": verdict.check,
+                            "reason": verdict.sentence})
+        self._tell("decision", incident.subject, {
+            "incident": incident.id, "plan": plan.id if plan else None, "check": verdict.check,
+            "answer": verdict.answer.value, "sentence": verdict.sentence, "until": verdict.until})
+
+    def _tell(self, what: str, subject: str, data: Mapping[str, object]) -> None:
+        if not self.parts.bus.publish_nowait(Event(EventType(what), data={"subject": subject, **data}, source="loop")):
+            self.parts.meter.count("x0tta6bl4_events_dropped_total")
+
+
+def plan_id(incident: Incident, rung: str) -> str:
+    """The same for the same step of the same story, so that an approval finds the plan it was given to."""
+    place = f"{incident.id}/{incident.reopened}/{incident.passes}/{rung}/{incident.tries}"
+    return f"plan-{incident.id[-8:]}-{zlib.crc32(place.encode()):08x}"
+
+
+def _installed_parts() -> Parts:
+    for point in entry_points(group="x0tta6bl4.loop"):
+        if point.name == "host":
+            parts = point.load()()
+            assert isinstance(parts, Parts)
+            return parts
+    raise ConfigError("MAPEK() without parts needs the installed package",
+                      remedy="install it (`pip install -e .`), or hand parts in")
+
+
+
+_NO_STEP = Step("", "", "")

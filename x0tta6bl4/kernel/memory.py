@@ -1,0 +1,407 @@
+"""What the kernel asks of its memory: the protocol every knowledge store keeps, and the records it gives back."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any, Literal, Protocol
+
+from x0tta6bl4.kernel.facts import (
+    NOTHING,
+    Answer,
+    Attributes,
+    Condition,
+    Expect,
+    Finding,
+    Incident,
+    IncidentState,
+    Observation,
+    Occurrence,
+    Outcome,
+    Plan,
+    Result,
+    Severity,
+    Step,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRecord:
+    """One action as the journal has it: what budgets, backoff and brakes are counted from."""
+
+    step_id: str
+    subject: str
+    target: str
+    action: str
+    at: float
+    ended_at: float | None = None
+    result: Result | None = None
+    """None: it is under way, or the daemon died in the middle of it."""
+    incident: str = ""
+    rung: str = ""
+    group: str = ""
+    disruptive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An intent without an outcome: whether it was done is not known."""
+
+    step: Step
+    plan: Plan
+    intent_at: float
+    epoch: int
+    """The life of the daemon in which it was meant to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One verdict of the guard on one step, at the moment it became the verdict."""
+
+    subject: str
+    incident: str
+    plan: str
+    step: str
+    check: str
+    answer: Answer
+    sentence: str
+    until: float | None = None
+    at: float = 0.0
+    action: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing is done to matching targets until then."""
+
+    id: str
+    target: str
+    """A name or a pattern of names; ``*`` is everything."""
+    kind: Literal["pause", "maintenance"]
+    reason: str
+    who: str
+    since: float
+    until: float
+
+
+ApprovalState = Literal["wanted", "approved", "rejected", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    plan: str
+    state: ApprovalState
+    who: str
+    why: str
+    at: float
+    expires: float
+    """Wall-clock seconds after which nobody can answer any more."""
+    incident: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectState:
+    """A subject as it was last seen, for those who ask while no daemon runs."""
+
+    name: str
+    state: str
+    since: float
+    summary: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a story."""
+
+    at: float
+    kind: str
+    """``opened``, ``found``, ``planned``, ``decided``, ``approval``, ``intent``, ``outcome``, ``closed``."""
+    text: str
+    data: Attributes = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One link of the audit chain."""
+
+    seq: int
+    at: float
+    who: str
+    what: str
+    data: Attributes
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """How much ``retain`` let go of."""
+
+    incidents: int = 0
+    decisions: int = 0
+    audit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """Table -> rows."""
+    skipped: tuple[str, ...] = ()
+    """What was left out and why, a sentence each."""
+
+
+class Knowledge(Protocol):
+    """The memory of the daemon. Built without touching anything.
+
+    What a method writes is on disk when it returns, all of it or none. Each method may raise StoreError: then nothing
+    was remembered, or nobody can say, and the caller must not act. ``TamperedError`` is one of them. Times are
+    wall-clock seconds. Several processes may hold the same memory; each sees what the others finished.
+    """
+
+    async def boot(self) -> int:
+        """Begins another life of the daemon; its number, greater than every one before."""
+        ...
+
+    def changed_by_others(self) -> bool:
+        """Whether another process has written since the last call. Costs microseconds; for asking each second."""
+        ...
+
+    async def save_incident(self, incident: Incident) -> None: ...
+
+    async def open_incidents(self) -> list[Incident]:
+        """Every one that is not closed, oldest first."""
+        ...
+
+    async def incident(self, id: str) -> Incident | None: ...
+
+    async def incidents(
+        self,
+        state: IncidentState | None = None,
+        subject: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> list[Incident]:
+        """Newest first. ``before``: the id of the last one of the page before."""
+        ...
+
+    async def closed_since(self, subject: str, fault: str, at: float) -> Incident | None:
+        """The one that was closed last, at that time or later: what a relapse reopens."""
+        ...
+
+    async def add_finding(self, incident: str, finding: Finding, wall: float) -> None:
+        """Equal findings (analyzer and summary) are counted, not kept twice; the number kept is bounded."""
+        ...
+
+    async def save_plan(self, plan: Plan) -> None: ...
+
+    async def plan(self, id: str) -> Plan | None: ...
+
+    async def record_intent(
+        self,
+        step: Step,
+        plan: Plan,
+        epoch: int,
+        *,
+        group: str = "",
+        disruptive: bool = True,
+        incident: Incident | None = None,
+    ) -> None:
+        """Comes before the action. With the plan, and the incident if given, in one transaction.
+
+        A step has one intent in its life: a second one is a StoreError.
+        """
+        ...
+
+    async def record_outcome(self, step: str, outcome: Outcome, incident: Incident | None = None) -> None:
+        """Comes after the action; with the changed incident, if given, in one transaction.
+
+        The first outcome of a step stands: the same once more does nothing, another one, or one of a step that was
+        never meant to be done, is a StoreError.
+        """
+        ...
+
+    async def unfinished(self) -> list[Unfinished]:
+        """Every intent without an outcome, oldest first."""
+        ...
+
+    async def actions_since(self, wall: float) -> list[ActionRecord]:
+        """Every action that was begun or has ended since, or has not ended; in the order they were begun."""
+        ...
+
+    async def record_decision(self, plan: Plan, step: Step, verdict: Verdict, wall: float) -> bool:
+        """False, and nothing is written, when it says the same of the same action as the incident's latest one."""
+        ...
+
+    async def decisions(self, subject: str, limit: int = 100) -> list[Decision]:
+        """Newest first."""
+        ...
+
+    async def history(self, subject: str, limit: int = 100) -> list[Entry]:
+        """The latest so many entries about a subject, in order of time."""
+        ...
+
+    async def story(self, incident: str) -> list[Entry]:
+        """Everything about an incident, in order of time; empty when there is none of that id."""
+        ...
+
+    async def flags(self) -> Mapping[str, bool]:
+        """Those that somebody has set. The others have their defaults, which are not kept here."""
+        ...
+
+    async def set_flag(self, name: str, value: bool, who: str) -> bool | None:
+        """The value before; None when nobody had set it. Audited."""
+        ...
+
+    async def pauses(self) -> list[Pause]:
+        """Those in force now."""
+        ...
+
+    async def add_pause(
+        self,
+        target: str,
+        until: float,
+        *,
+        who: str,
+        reason: str = "",
+        kind: Literal["pause", "maintenance"] = "pause",
+    ) -> Pause:
+        """From now on. Audited."""
+        ...
+
+    async def remove_pause(self, target: str, who: str) -> int:
+        """Ends all pauses put on exactly that target or pattern; how many there were. Audited."""
+        ...
+
+    async def want_approval(self, plan: Plan, expires: float, why: str = "") -> Approval:
+        """Asks people. One that was asked for before is given back as it stands."""
+        ...
+
+    async def answer_approval(self, plan: str, approve: bool, who: str, why: str = "") -> Approval | None:
+        """The approval as it stands afterwards; None when nobody asked. Audited.
+
+        Only one that is still wanted and has not expired takes the answer; look at ``state`` to see whether it did.
+        """
+        ...
+
+    async def approvals(self, state: ApprovalState | None = None, limit: int = 100) -> list[Approval]:
+        """Newest first."""
+        ...
+
+    async def expire_approvals(self, now: float) -> list[Approval]:
+        """Those whose time ran out without an answer, each told of once."""
+        ...
+
+    async def save_subjects(self, subjects: Sequence[SubjectState]) -> None: ...
+
+    async def subjects(self) -> list[SubjectState]: ...
+
+    async def remember(self, key: str, value: Any) -> None:
+        """A small thing in JSON's types. Keys that begin with ``audit.`` are the store's own."""
+        ...
+
+    async def recall(self, key: str) -> Any:
+        """None when it was never remembered."""
+        ...
+
+    async def audit(self, who: str, what: str, data: Attributes = NOTHING) -> int:
+        """Adds a link to the chain; its number."""
+        ...
+
+    async def audit_trail(self, limit: int = 100, before: int | None = None) -> list[AuditRow]:
+        """Newest first. ``before``: the number of the last one of the page before."""
+        ...
+
+    async def verify_audit(self) -> int:
+        """How many links hold, which is all of them. Raises TamperedError with ``seq``, the first that does not."""
+        ...
+
+    async def retain(self, now: float, days: float, max_rows: int) -> Retained:
+        """Lets go of what is older, or more, than that. Open incidents and unfinished steps stay.
+
+        The audit chain stays verifiable: it goes on from a kept anchor. A part that does not hold is never let go of.
+        """
+        ...
+
+    async def export(self, write_line: Callable[[str], None]) -> None:
+        """Everything that was remembered before the call, a JSON object a line."""
+        ...
+
+    async def import_(self, lines: Iterable[str], who: str) -> Imported:
+        """What ``export`` wrote. All or nothing; audited.
+
+        Into an empty memory everything is taken. Otherwise only incidents of unknown id are, with all that belongs to
+        them. StoreError for an unknown version, a truncated or damaged file; TamperedError for a broken chain.
+        """
+        ...
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own types. What JSON has no form for becomes its text; NaN and the infinities do too."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(item) for item in value), key=str)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+    return str(value)
+
+
+Plain = Mapping[str, Any]
+
+
+def condition_from(plain: Plain) -> Condition:
+    return Condition(**{**plain, "value": float(plain["value"])})
+
+
+def observation_from(plain: Plain) -> Observation:
+    return Observation(**{**plain, "value": float(plain["value"])})
+
+
+def occurrence_from(plain: Plain) -> Occurrence:
+    return Occurrence(**{**plain, "observations": tuple(map(observation_from, plain["observations"]))})
+
+
+def finding_from(plain: Plain) -> Finding:
+    return Finding(**{
+        **plain,
+        "severity": Severity(plain["severity"]),
+        "because": tuple(observation_from(b) if "metric" in b else occurrence_from(b) for b in plain["because"]),
+        "healthy_when": tuple(map(condition_from, plain["healthy_when"])),
+    })
+
+
+def incident_from(plain: Plain) -> Incident:
+    return Incident(**{
+        **plain,
+        "state": IncidentState(plain["state"]),
+        "severity": Severity(plain["severity"]),
+        "because": tuple(plain["because"]),
+        "healthy_when": tuple(map(condition_from, plain["healthy_when"])),
+    })
+
+
+def step_from(plain: Plain) -> Step:
+    return Step(**{**plain, "expect": None if plain["expect"] is None else Expect(**plain["expect"])})
+
+
+def plan_from(plain: Plain) -> Plan:
+    return Plan(**{**plain, "steps": tuple(map(step_from, plain["steps"])), "because": tuple(plain["because"])})
+
+
+def outcome_from(plain: Plain) -> Outcome:
+    return Outcome(**{**plain, "result": Result(plain["result"]), "because": tuple(plain["because"])})

@@ -1,0 +1,204 @@
+"""What a plugin is: the protocol of each phase, the ports it may be handed, and how a module declares itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+from x0tta6bl4.kernel.facts import NOTHING, Attributes, Finding, Incident, Observation, Occurrence, Outcome, Plan, Step
+from x0tta6bl4.kernel.memory import Knowledge
+from x0tta6bl4.kernel.sight import View
+from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.ports.clock import Clock
+from x0tta6bl4.ports.commands import Commands
+from x0tta6bl4.ports.database import Database
+from x0tta6bl4.ports.files import Files
+from x0tta6bl4.ports.host import Host
+from x0tta6bl4.ports.messages import Messages
+from x0tta6bl4.ports.network import Network
+from x0tta6bl4.ports.processes import Processes
+from x0tta6bl4.ports.units import Units
+
+Family = Literal["monitors", "analyzers", "planners", "executors", "knowledge"]
+FAMILIES: tuple[Family, ...] = ("monitors", "analyzers", "planners", "executors", "knowledge")
+
+
+class PluginConfig(BaseModel):
+    """A plugin's own settings: unknown keys are errors, the docstring under each setting is its manual."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The ports of this daemon. A plugin's factory picks what it needs; its class never sees the rest."""
+
+    clock: Clock
+    host: Host
+    processes: Processes
+    units: Units
+    commands: Commands
+    network: Network
+    files: Files
+    messages: Messages
+    database: Database | None = None
+    subjects: Mapping[str, Subject] = field(default_factory=dict)
+
+
+class Monitor(Protocol):
+    """Looks, never judges. Built without touching anything."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def observe(self) -> Sequence[Observation]:
+        """One look. Raises ProbeFailed (or OSError) when it cannot see; never guesses. The kernel bounds and repeats it.
+
+        May be called again before the call before has returned, when its instance allows overlapping looks.
+        """
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A monitor that is told of things the moment they happen."""
+
+    async def watch(self, report: Callable[[Occurrence], None]) -> None:
+        """Runs until cancelled, or raises; the kernel starts it again after a pause. ``report`` never blocks."""
+        ...
+
+
+@runtime_checkable
+class SpeaksOf(Protocol):
+    """A monitor that knows beforehand which subjects it sees, so that its blindness can be told of them."""
+
+    @property
+    def subjects(self) -> Sequence[str]: ...
+
+
+class Analyzer(Protocol):
+    """Judges. Pure: the same views in the same order give the same findings; no I/O, no clock but ``view.now``."""
+
+    @property
+    def name(self) -> str: ...
+
+    def analyze(self, view: View) -> Sequence[Finding]:
+        """All findings that are true now about the subjects in ``view.scope`` (None: about all)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a planner may look at beside the incident."""
+
+    subject: Subject
+    now: float
+    subjects: Mapping[str, Subject] = field(default_factory=dict)
+    equal_tries: int = 0
+    """How often in a row the latest step was taken for this subject."""
+    latest_action: str = ""
+
+
+class Planner(Protocol):
+    """Chooses. Pure, as an analyzer is."""
+
+    @property
+    def name(self) -> str: ...
+
+    def plan(self, incident: Incident, situation: Situation) -> Plan | None:
+        """What to do next; None when no rule speaks of this incident."""
+        ...
+
+    def after(self, incident: Incident, plan: Plan, outcome: Outcome, situation: Situation) -> Incident:
+        """The incident with its place on the ladder moved on; called once for each plan that was carried out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Action:
+    """One verb of an executor, as the guard and the journal need to know it."""
+
+    verb: str
+    summary: str
+    args: type[PluginConfig]
+    disruptive: bool = True
+    """Whether it changes the world. Telling a human does not: budgets, backoff and allowlist are not for it."""
+    on_unknown: Literal["retry", "probe", "ask"] = "probe"
+    undo: str = ""
+    """The verb that takes it back, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an action did, in words for the journal. Whether it *helped* is not for the executor to say."""
+
+    detail: str
+    output: str = ""
+    data: Attributes = field(default_factory=lambda: NOTHING)
+
+
+class Executor(Protocol):
+    """Acts. Each call does one thing once; waiting for the effect, retrying and judging are the kernel's."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def actions(self) -> Sequence[Action]: ...
+
+    async def preview(self, step: Step) -> str:
+        """What ``act`` would do, in a sentence. Touches nothing. Raises StepRefused when ``act`` would."""
+        ...
+
+    async def act(self, step: Step) -> Effect:
+        """Does it. Raises StepFailed or StepRefused. Done twice it leaves the same state as done once."""
+        ...
+
+
+Config = TypeVar("Config", bound=PluginConfig)
+Built = TypeVar("Built", covariant=True)
+
+
+@dataclass(frozen=True)
+class Plugin(Generic[Config, Built]):
+    """A module's declaration of itself, under the name ``PLUGIN``."""
+
+    family: Family
+    config: type[Config]
+    build: Callable[[str, Config, Tools], Built]
+    every: float | None = None
+    """Monitors: seconds between looks when the configuration says nothing. None: once a cycle."""
+    timeout: float = 5.0
+    overlap: int = 1
+    """Monitors: how many looks may be under way at once."""
+
+
+def monitor(
+    config: type[Config],
+    build: Callable[[str, Config, Tools], Monitor],
+    *,
+    every: float | None = None,
+    timeout: float = 5.0,
+    overlap: int = 1,
+) -> Plugin[Config, Monitor]:
+    return Plugin("monitors", config, build, every, timeout, overlap)
+
+
+def analyzer(config: type[Config], build: Callable[[str, Config, Tools], Analyzer]) -> Plugin[Config, Analyzer]:
+    return Plugin("analyzers", config, build)
+
+
+def planner(config: type[Config], build: Callable[[str, Config, Tools], Planner]) -> Plugin[Config, Planner]:
+    return Plugin("planners", config, build)
+
+
+def executor(config: type[Config], build: Callable[[str, Config, Tools], Executor]) -> Plugin[Config, Executor]:
+    return Plugin("executors", config, build)
+
+
+def knowledge(config: type[Config], build: Callable[[str, Config, Tools], Knowledge]) -> Plugin[Config, Knowledge]:
+    return Plugin("knowledge", config, build)
+
+
+AnyPlugin = Plugin[Any, Any]

@@ -1,0 +1,338 @@
+"""Carries one plan out: asks the guard, writes the intent, acts, and lets the probe that failed say how it ended."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from x0tta6bl4.kernel.errors import StepRefused
+from x0tta6bl4.kernel.facts import (
+    Answer,
+    Condition,
+    Expect,
+    Incident,
+    IncidentState,
+    Outcome,
+    Plan,
+    Result,
+    Step,
+    Verdict,
+)
+from x0tta6bl4.kernel.guard import Case, Guard, decision
+from x0tta6bl4.kernel.incidents import Incidents
+from x0tta6bl4.kernel.memory import ActionRecord, Knowledge
+from x0tta6bl4.kernel.plugin import Action, Effect, Executor, Planner, Situation
+from x0tta6bl4.kernel.sight import Sight
+from x0tta6bl4.kernel.subjects import subject_of
+from x0tta6bl4.kernel.supervise import Failure, guarded
+from x0tta6bl4.kernel.watching import Watching
+from x0tta6bl4.ports.clock import Clock
+from x0tta6bl4.ports.meter import Meter
+
+log = logging.getLogger("x0tta6bl4.kernel.respond")
+
+FRESH = 1.0
+"""Seconds: an older look does not count as the precondition's; it is taken anew just before acting."""
+FIRST_LOOKS = (0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3)
+"""Pauses between the looks right after an action, so that the moment of recovery is known better than the probe's pace."""
+SLOW_LOOK = 1.0
+"""Seconds between looks during a proof by a probe that has no fast pace of its own."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every action that the configured executors offer, by its full name."""
+
+    executors: Mapping[str, Executor]
+
+    def find(self, name: str) -> tuple[Executor, Action]:
+        executor_name, _, verb = name.partition(".")
+        executor = self.executors.get(executor_name)
+        if executor is not None:
+            for action in executor.actions:
+                if action.verb == verb:
+                    return executor, action
+        offered = sorted(f"{e}.{a.verb}" for e, x in self.executors.items() for a in x.actions)
+        raise StepRefused(f"no action is called {name!r}", remedy=f"there are: {', '.join(offered) or 'none'}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a plan: the incident afterwards, and the outcome of its last step."""
+
+    incident: Incident
+    outcome: Outcome | None
+    held_until: float | None = None
+
+
+class Responder:
+    """One plan at a time a subject; many subjects at once. Everything it decides on is handed to it."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        guard: Guard,
+        incidents: Incidents,
+        sight: Sight,
+        watching: Watching,
+        knowledge: Knowledge,
+        planner: Planner,
+        clock: Clock,
+        meter: Meter,
+        told: Callable[[str, str, Mapping[str, object]], None],
+        epoch: int = 0,
+    ) -> None:
+        self.catalogue = catalogue
+        self._guard = guard
+        self._incidents = incidents
+        self._sight = sight
+        self._watching = watching
+        self._knowledge = knowledge
+        self._planner = planner
+        self._clock = clock
+        self._meter = meter
+        self._told = told
+        self.epoch = epoch
+
+    def case(self, plan: Plan, step: Step, incident: Incident) -> Case:
+        _, action = self.catalogue.find(step.action)
+        subjects = self._sight.subjects
+        return Case(plan, step, action, incident, subject_of(subjects, plan.subject),
+                    subject_of(subjects, step.target), self._clock.wall())
+
+    def judge(self, plan: Plan, incident: Incident) -> tuple[Verdict, ...]:
+        """The verdicts on the plan's first step; a step that no executor offers is denied, never skipped."""
+        try:
+            return self._guard.judge(self.case(plan, plan.steps[0], incident))
+        except StepRefused as refused:
+            return (Verdict("catalogue", Answer.DENY, str(refused)),)
+
+    async def carry_out(self, plan: Plan, incident: Incident, situation: Situation) -> Done:
+        """Steps in their order until one does not end as it should. The incident's place on the ladder moves on once."""
+        outcome: Outcome | None = None
+        for number, step in enumerate(plan.steps):
+            last = number == len(plan.steps) - 1
+            if number:  # the first was judged by the loop a moment ago
+                try:
+                    verdict = decision(self._guard.judge(self._relaxed(plan, step, incident)))
+                except StepRefused as refused:
+                    verdict = Verdict("catalogue", Answer.DENY, str(refused))
+                if verdict.answer is not Answer.ALLOW:
+                    await self._knowledge.record_decision(plan, step, verdict, self._clock.wall())
+                    outcome = Outcome(step.id, Result.REFUSED, f"{verdict.check}: {verdict.sentence}",
+                                      self._clock.wall(), self._clock.wall())
+                    break
+            outcome = await self._take(plan, step, incident, prove=last)
+            if outcome is None:
+                return Done(replace(incident, state=IncidentState.OPEN), None)
+            if outcome.result not in (Result.VERIFIED, Result.UNVERIFIED) or (
+                outcome.result is Result.UNVERIFIED and last
+            ):
+                break
+        assert outcome is not None, "a plan has at least one step"
+        return Done(await self.moved_on(plan, incident, outcome, situation), outcome)
+
+    def _relaxed(self, plan: Plan, step: Step, incident: Incident) -> Case:
+        """A later step of a plan under way: the earlier one may have cured the symptom or not, both are fine."""
+        return replace(self.case(plan, step, incident), incident=replace(incident, healthy_when=()))
+
+    async def moved_on(self, plan: Plan, incident: Incident, outcome: Outcome, situation: Situation) -> Incident:
+        wall = self._clock.wall()
+        current = self._incidents.get(incident.subject, incident.fault) or incident
+        if outcome.result is Result.VERIFIED and plan.steps[-1].expect is not None:
+            moved = replace(current, state=IncidentState.CLOSED, closed_at=wall, updated_at=wall, ended="healed",
+                            rung="", tries=0, passes=0)
+            self._meter.observe("x0tta6bl4_self_healing_mttr_seconds",
+                                max(0.0, (outcome.verified_at or wall) - incident.opened_at), fault=incident.fault)
+        else:
+            moved = self._planner.after(current, plan, outcome, situation)
+            if moved.state is IncidentState.RESPONDING:
+                moved = replace(moved, state=IncidentState.ESCALATED if moved.passes else IncidentState.OPEN)
+        await self._knowledge.save_incident(moved)
+        return moved
+
+    async def _take(self, plan: Plan, step: Step, incident: Incident, *, prove: bool) -> Outcome | None:
+        """One step from intent to outcome; None when the symptom was gone before anything was done."""
+        executor, action = self.catalogue.find(step.action)
+        if action.disruptive and prove and not await self._still_needed(incident):
+            gone = Verdict("precondition", Answer.DENY, "the symptom was gone when it was looked at again")
+            await self._knowledge.record_decision(plan, step, gone, self._clock.wall())
+            self._told("decision", incident.subject, {"plan": plan.id, "check": gone.check, "answer": "deny",
+                                                      "sentence": gone.sentence})
+            return None
+        started = self._clock.wall()
+        group = subject_of(self._sight.subjects, step.target).group
+        await self._knowledge.record_intent(
+            step, plan, self.epoch, group=group, disruptive=action.disruptive, incident=incident)
+        self._guard.ledger.begun(ActionRecord(
+            step_id=step.id, incident=plan.incident, subject=plan.subject, target=step.target, action=step.action,
+            group=group, rung=plan.rung, at=started, disruptive=action.disruptive,
+        ))
+        if not self._guard.flags.is_enabled("auto_healing"):
+            # The switch was thrown while the intent was being written.
+            outcome = Outcome(step.id, Result.REFUSED, "auto_healing was switched off", started, self._clock.wall())
+            await self._finished(outcome, incident, plan, step)
+            return outcome
+        self._told("step", incident.subject, {"step": step.id, "action": step.action, "target": step.target,
+                                              "state": "begun", "incident": incident.id, "rung": plan.rung})
+        effect = await guarded(lambda: executor.act(step), step.timeout)
+        acted_at = self._clock.monotonic()
+        if action.disruptive:
+            for name in {step.target, incident.subject}:
+                self._sight.acted(name, acted_at)
+        if isinstance(effect, Failure):
+            result = Result.REFUSED if isinstance(effect.exception, StepRefused) else Result.FAILED
+            outcome = Outcome(step.id, result, effect.message, started, self._clock.wall())
+        elif step.expect is None:
+            outcome = Outcome(step.id, Result.UNVERIFIED, effect.detail, started, self._clock.wall(),
+                              output=effect.output, data=effect.data)
+        elif not prove:
+            outcome = Outcome(step.id, Result.UNVERIFIED, f"{effect.detail}; the plan's last step proves it", started,
+                              self._clock.wall(), output=effect.output, data=effect.data)
+        else:
+            outcome = await self.prove(step, incident, acted_at, started, effect)
+        await self._finished(outcome, incident, plan, step)
+        if outcome.result is Result.REFUTED and step.undo:
+            await self._undo(plan, step, incident, effect)
+        return outcome
+
+    async def _undo(self, plan: Plan, step: Step, incident: Incident, effect: Effect | Failure) -> None:
+        """What did not help and can be taken back is taken back, as a journaled step of its own."""
+        data = effect.data if isinstance(effect, Effect) else {}
+        back = replace(step, id=f"{step.id}-undo", action=step.undo, args={**step.args, **data}, undo="", expect=None)
+        try:
+            self.catalogue.find(back.action)
+        except StepRefused as refused:
+            log.error("cannot undo", extra={"step": step.id, "reason": str(refused)})
+            return
+        await self._take(plan, back, incident, prove=False)
+
+    async def _finished(self, outcome: Outcome, incident: Incident, plan: Plan, step: Step) -> None:
+        await self._knowledge.record_outcome(step.id, outcome)
+        self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
+        self._meter.count("x0tta6bl4_steps_total", action=step.action, result=outcome.result.value)
+        self._told("step", incident.subject, {
+            "step": step.id, "action": step.action, "target": step.target, "state": outcome.result.value,
+            "detail": outcome.detail, "incident": incident.id, "rung": plan.rung,
+            "seconds": round((outcome.verified_at or outcome.ended_at) - outcome.started_at, 3),
+        })
+
+    async def _still_needed(self, incident: Incident) -> bool:
+        """Reads the symptom again unless it was read within the last second. Without a probe: the finding must stand."""
+        if not incident.healthy_when:
+            return self._incidents.finding(incident) is not None
+        old = []
+        for condition in incident.healthy_when:
+            subject = condition.subject or incident.subject
+            at = self._sight.seen_at(subject, condition.metric)
+            if at is None or self._clock.monotonic() - at > FRESH:
+                seen = self._sight.latest(subject, condition.metric)
+                if seen is not None:
+                    old.append(seen.source)
+        if old:
+            await self._watching.look(old)
+        return not all(self._sight.holds(c, incident.subject) for c in incident.healthy_when)
+
+    async def prove(
+        self, step: Step, incident: Incident, acted_at: float, started: float, effect: Effect
+    ) -> Outcome:
+        """Waits for the healthy signs, by looks begun after the action, and for the hold time on end."""
+        expect = step.expect or Expect()
+        if not incident.healthy_when:
+            return Outcome(step.id, Result.UNVERIFIED, f"{effect.detail}; no probe can say whether it helped", started,
+                           self._clock.wall(), output=effect.output, data=effect.data)
+        result, detail, verified_at, reasons = await self._proof(incident, expect, acted_at)
+        return Outcome(step.id, result, f"{effect.detail}; {detail}", started, self._clock.wall(),
+                       verified_at=verified_at, because=reasons, output=effect.output, data=effect.data)
+
+    async def _proof(
+        self, incident: Incident, expect: Expect, acted_at: float
+    ) -> tuple[Result, str, float | None, tuple[str, ...]]:
+        deadline = acted_at + expect.within
+        well_since: float | None = None
+        verified_at: float | None = None
+        looks = iter(FIRST_LOOKS)
+        while True:
+            now = self._clock.monotonic()
+            signs = [self._sight.holds(c, incident.subject, since=acted_at) for c in incident.healthy_when]
+            if all(signs):
+                if well_since is None:
+                    well_since, verified_at = now, self._clock.wall()
+                if now - well_since >= expect.hold:
+                    return Result.VERIFIED, f"proved by {self._signs(incident)} for {expect.hold:g} s", verified_at, \
+                        self._evidence(incident)
+            else:
+                well_since = verified_at = None
+                again = [f for f in self._incidents.findings_of(incident.subject) if f.since >= acted_at]
+                if again:
+                    return Result.REFUTED, f"did not help: {again[0].summary}", None, self._evidence(incident)
+            if well_since is None and now >= deadline:
+                if None in signs and False not in signs:
+                    return Result.UNVERIFIED, f"nothing was seen of it within {expect.within:g} s", None, ()
+                return Result.REFUTED, f"not well within {expect.within:g} s", None, self._evidence(incident)
+            if well_since is not None:
+                await self._wait_change(incident, min(well_since + expect.hold - now, SLOW_LOOK))
+                await self._look_if_slow(incident, now)
+            else:
+                pause = next(looks, None)
+                if pause is not None:
+                    await asyncio.sleep(min(pause, max(0.0, deadline - now)))
+                    await self._watching.look(self._sources(incident.healthy_when, incident.subject))
+                else:
+                    await self._wait_change(incident, min(SLOW_LOOK, max(0.0, deadline - now)))
+                    await self._look_if_slow(incident, now)
+
+    async def _wait_change(self, incident: Incident, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._sight.wait_changed(incident.subject)
+        except TimeoutError:
+            pass
+
+    async def _look_if_slow(self, incident: Incident, since: float) -> None:
+        now = self._clock.monotonic()
+        slow = []
+        for condition in incident.healthy_when:
+            subject = condition.subject or incident.subject
+            seen = self._sight.latest(subject, condition.metric)
+            at = self._sight.seen_at(subject, condition.metric)
+            if seen is not None and (at is None or now - at >= SLOW_LOOK):
+                slow.append(seen.source)
+        if slow:
+            await self._watching.look(slow)
+
+    def _sources(self, conditions: Sequence[Condition], subject: str) -> list[str]:
+        return [seen.source for c in conditions
+                if (seen := self._sight.latest(c.subject or subject, c.metric)) is not None]
+
+    def _signs(self, incident: Incident) -> str:
+        return ", ".join(map(str, incident.healthy_when))
+
+    def _evidence(self, incident: Incident) -> tuple[str, ...]:
+        told = []
+        for condition in incident.healthy_when:
+            seen = self._sight.latest(condition.subject or incident.subject, condition.metric)
+            if seen is not None:
+                told.append(f"{seen.metric} is {seen.value:g}" + (f": {seen.detail}" if seen.detail else "")
+                            + f" (seen by {seen.source})")
+        return tuple(told)
+
+    async def settle_unknown(self, step: Step, incident: Incident, intent_at: float) -> Outcome:
+        """A step whose outcome died with the daemon: nothing is repeated before the world was asked."""
+        now = self._clock.wall()
+        if step.expect is None or not incident.healthy_when:
+            outcome = Outcome(step.id, Result.UNVERIFIED,
+                              "the daemon died before the outcome was written; whether it was done is not known",
+                              intent_at, now)
+        else:
+            result, detail, verified_at, reasons = await self._proof(
+                incident, Expect(min(step.expect.within, 10.0), step.expect.hold), self._clock.monotonic())
+            outcome = Outcome(step.id, result, f"the daemon died before the outcome was written; looked again: {detail}",
+                              intent_at, self._clock.wall(), verified_at=verified_at, because=reasons)
+        await self._knowledge.record_outcome(step.id, outcome)
+        self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
+        return outcome
+
+
+

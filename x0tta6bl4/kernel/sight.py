@@ -1,0 +1,226 @@
+"""What the daemon sees at this moment: the latest observation of everything, and how long each answer has stood."""
+
+import asyncio
+import operator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from x0tta6bl4.kernel.facts import Condition, Observation, Occurrence
+from x0tta6bl4.kernel.subjects import Subject, subject_of
+
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
+RECENT = 200
+"""Occurrences kept for `why`; older ones fall out."""
+
+
+@dataclass(slots=True)
+class Streak:
+    """How a yes-or-no metric has answered lately."""
+
+    up: bool
+    since: float
+    count: int
+    last_yes: float | None
+    last_no: float | None
+
+
+@dataclass(slots=True)
+class _Latest:
+    observation: Observation
+    at: float
+    asked: float
+    """When the look began: an answer to a question asked before an action proves nothing about after it."""
+    streak: Streak | None
+
+
+class Sight:
+    """The latest value of each series, written by monitors, read by analyzers, guard and proof. One event loop owns it."""
+
+    def __init__(self, subjects: Mapping[str, Subject] | None = None) -> None:
+        self.subjects: dict[str, Subject] = dict(subjects or {})
+        self._by_metric: dict[str, dict[str, _Latest]] = {}
+        self._blind: dict[str, tuple[str, tuple[str, ...], float]] = {}
+        self._acted: dict[str, float] = {}
+        self._pending: list[Occurrence] = []
+        self._listeners: dict[str, asyncio.Event] = {}
+        self.recent: list[Occurrence] = []
+
+    def __len__(self) -> int:
+        return sum(len(row) for row in self._by_metric.values())
+
+    def record(self, observations: Iterable[Observation], now: float, asked: float | None = None) -> set[str]:
+        """Takes in what a monitor saw; returns the subjects that deserve a turn at once."""
+        wake: set[str] = set()
+        by_metric = self._by_metric
+        listeners = self._listeners
+        if asked is None:
+            asked = now
+        for seen in observations:
+            metric, subject = seen.metric, seen.subject
+            row = by_metric.get(metric)
+            if row is None:
+                row = by_metric[metric] = {}
+            latest = row.get(subject)
+            if latest is None:
+                latest = row[subject] = _Latest(seen, now, asked, None)
+            else:
+                latest.observation = seen
+                latest.at = now
+                latest.asked = asked
+            if listeners and (heard := listeners.get(subject)) is not None:
+                heard.set()
+            if not metric.endswith("_up"):
+                continue
+            up = seen.value >= 0.5
+            streak = latest.streak
+            if streak is None:
+                latest.streak = Streak(up, now, 1, now if up else None, None if up else now)
+            elif streak.up == up:
+                streak.count += 1
+            else:
+                streak.up, streak.since, streak.count = up, now, 1
+                wake.add(subject)
+            if not up:
+                wake.add(subject)
+            if streak is not None:
+                if up:
+                    streak.last_yes = now
+                else:
+                    streak.last_no = now
+        return wake
+
+    def happened(self, occurrence: Occurrence, now: float) -> set[str]:
+        self._pending.append(occurrence)
+        self.recent.append(occurrence)
+        del self.recent[:-RECENT]
+        del self._pending[:-RECENT]
+        return self.record(occurrence.observations, now) | {occurrence.subject}
+
+    def take_occurrences(self, scope: frozenset[str] | None) -> tuple[Occurrence, ...]:
+        """Those that no turn has seen yet."""
+        taken = tuple(o for o in self._pending if scope is None or o.subject in scope)
+        self._pending = [o for o in self._pending if scope is not None and o.subject not in scope]
+        return taken
+
+    def blind(self, instance: str, reason: str, subjects: Sequence[str], now: float) -> None:
+        if instance not in self._blind:
+            self._blind[instance] = (reason, tuple(subjects), now)
+
+    def sees_again(self, instance: str) -> None:
+        self._blind.pop(instance, None)
+
+    @property
+    def blind_instances(self) -> Mapping[str, tuple[str, tuple[str, ...], float]]:
+        """Instance -> why it cannot see, of whom it would have spoken, since when."""
+        return self._blind
+
+    def acted(self, subject: str, now: float) -> None:
+        """An action on the subject has just ended: older observations of it prove nothing any more."""
+        self._acted[subject] = now
+
+    def acted_at(self, subject: str) -> float | None:
+        return self._acted.get(subject)
+
+    def forget(self, subjects: Iterable[str]) -> None:
+        for name in subjects:
+            self.subjects.pop(name, None)
+            self._acted.pop(name, None)
+            for row in self._by_metric.values():
+                row.pop(name, None)
+
+    def latest(self, subject: str, metric: str) -> Observation | None:
+        found = self._by_metric.get(metric, {}).get(subject)
+        return found.observation if found else None
+
+    def streak(self, subject: str, metric: str) -> Streak | None:
+        found = self._by_metric.get(metric, {}).get(subject)
+        return found.streak if found else None
+
+    def of_metric(self, metric: str) -> Iterator[Observation]:
+        for latest in self._by_metric.get(metric, {}).values():
+            yield latest.observation
+
+    def metrics(self) -> Sequence[str]:
+        return tuple(self._by_metric)
+
+    def about(self, subject: str) -> list[Observation]:
+        return [row[subject].observation for row in self._by_metric.values() if subject in row]
+
+    def columns(self) -> tuple[list[tuple[str, str]], "array[float]"]:
+        """Every series at once: (subject, metric) names and one array of their values, in the same order."""
+        names: list[tuple[str, str]] = []
+        values = array("d")
+        for metric, row in self._by_metric.items():
+            for subject, latest in row.items():
+                names.append((subject, metric))
+                values.append(latest.observation.value)
+        return names, values
+
+    def holds(self, condition: Condition, subject: str, since: float = 0.0) -> bool | None:
+        """Whether a healthy sign is there, by an observation not older than ``since``; None when none is that young."""
+        found = self._by_metric.get(condition.metric, {}).get(condition.subject or subject)
+        if found is None or found.asked < since:
+            return None
+        return bool(COMPARE[condition.op](found.observation.value, condition.value))
+
+    def seen_at(self, subject: str, metric: str) -> float | None:
+        found = self._by_metric.get(metric, {}).get(subject)
+        return found.at if found else None
+
+    async def wait_changed(self, subject: str) -> None:
+        """Returns at the next observation of the subject. For one waiter a subject: the proof of its heal."""
+        heard = self._listeners.setdefault(subject, asyncio.Event())
+        try:
+            await heard.wait()
+        finally:
+            if self._listeners.get(subject) is heard:
+                del self._listeners[subject]
+
+    def asked_at(self, subject: str, metric: str) -> float | None:
+        """When the question was asked that the latest observation answers."""
+        found = self._by_metric.get(metric, {}).get(subject)
+        return found.asked if found else None
+
+
+@dataclass(frozen=True)
+class View:
+    """One turn's look at the sight, for analyzers. Read it, never keep it."""
+
+    sight: Sight
+    now: float
+    scope: frozenset[str] | None = None
+    occurrences: tuple[Occurrence, ...] = field(default=())
+
+    def in_scope(self, subject: str) -> bool:
+        return self.scope is None or subject in self.scope
+
+    def subject(self, name: str) -> Subject:
+        return subject_of(self.sight.subjects, name)
+
+    @property
+    def subjects(self) -> Iterable[Subject]:
+        """Those under care that this turn is about."""
+        if self.scope is None:
+            return tuple(self.sight.subjects.values())
+        return tuple(s for n in sorted(self.scope) if (s := self.sight.subjects.get(n)) is not None)
+
+    def latest(self, subject: str, metric: str) -> Observation | None:
+        return self.sight.latest(subject, metric)
+
+    def value(self, subject: str, metric: str) -> float | None:
+        seen = self.sight.latest(subject, metric)
+        return None if seen is None else seen.value
+
+    def streak(self, subject: str, metric: str) -> Streak | None:
+        return self.sight.streak(subject, metric)
+
+    def select(self, metric: str) -> Iterator[Observation]:
+        """The latest observation of that metric for every subject in scope."""
+        scope = self.scope
+        if scope is None:
+            yield from self.sight.of_metric(metric)
+            return
+        for name in sorted(scope):
+            if (seen := self.sight.latest(name, metric)) is not None:
+                yield seen
