@@ -101,7 +101,8 @@ def test_bytes_that_are_no_text_are_replaced() -> None:
 def test_a_timeout_ends_the_whole_tree(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     # The child is deaf to SIGTERM, and the one started by `set -m` is in a process group of its own.
-    script = f"set -m; echo said; sh -c 'trap \"\" TERM; echo $$ >> {file}; while :; do sleep 1; done' & sleep 1000 & echo $! >> {file}; wait"
+    deaf = f"sh -c 'trap \"\" TERM; echo $$ >> {file}; while :; do sleep 1; done'"
+    script = f"set -m; echo said; {deaf} & sleep 1000 & echo $! >> {file}; wait"
 
     async def time_out() -> CommandResult:
         commands = LinuxCommands()

@@ -2,10 +2,10 @@
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import pytest
 
@@ -17,21 +17,9 @@ from x0tta6bl4.kernel.plugin import Tools
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.ports.processes import Program
 from x0tta6bl4.testing.fake_processes import FakeProcesses
+from x0tta6bl4.testing.virtual_time import LoopClock, run
 
-T = TypeVar("T")
 WEB = Program("web", ("/usr/bin/web", "--port", "1"))
-
-
-class LoopClock:
-    def wall(self) -> float:
-        return 0.0
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
 
 
 def built(processes: Any, subjects: Mapping[str, Subject] | None = None) -> ProcessExecutor:
@@ -61,8 +49,8 @@ def test_one_that_does_not_listen_is_said_to_have_been_killed() -> None:
         fake = FakeProcesses()
         fake.hang_from_start("web")
         old = await fake.start(WEB)
-        effect = await built(fake).act(step("restart", grace="10ms"))
-        assert f"stopped pid {old.pid} (by SIGKILL after " in effect.detail
+        effect = await built(fake).act(step("restart", grace="200ms"))
+        assert f"stopped pid {old.pid} (by SIGKILL after 0.2 s), started pid " in effect.detail
         assert (old, 9) in fake.sent
 
     run(story())
@@ -85,7 +73,7 @@ def test_when_the_old_one_cannot_be_stopped_no_second_one_is_started() -> None:
     async def story() -> None:
         fake = Immortal()
         await fake.start(WEB)
-        with pytest.raises(StepFailed, match="not started anew.*hangs inside the kernel"):
+        with pytest.raises(StepFailed, match=r"not started anew.*hangs inside the kernel"):
             await built(fake).act(step("restart"))
         assert ["web"] == fake.started
 
@@ -165,6 +153,18 @@ def test_a_signal_to_nobody_is_a_failure() -> None:
         run(built(FakeProcesses()).act(step("signal", signal="HUP")))
 
 
+def test_the_grace_counts_once_also_when_it_is_asked_by_a_signal_of_its_own() -> None:
+    async def story() -> None:
+        fake = FakeProcesses()
+        fake.hang_from_start("web")
+        old = await fake.start(WEB)
+        effect = await built(fake).act(step("stop", signal="QUIT", grace="3s"))
+        assert f"stopped pid {old.pid} (by SIGKILL after 3 s)" == effect.detail
+        assert (3, 9) == (fake.sent[0][1], fake.sent[-1][1])
+
+    run(story())
+
+
 def test_a_program_may_be_asked_to_end_by_a_signal_of_its_own() -> None:
     async def story() -> None:
         fake = FakeProcesses()
@@ -236,7 +236,8 @@ def test_the_program_is_read_when_it_is_acted_on() -> None:
 
 def test_a_real_program_is_restarted_with_its_children(tmp_path: Path) -> None:
     async def story() -> None:
-        script = "import subprocess,sys,time; subprocess.Popen([sys.executable,'-c','import time;time.sleep(600)']); time.sleep(600)"
+        nap = "import time; time.sleep(600)"
+        script = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {nap!r}]); {nap}"
         program = Program("nap", (sys.executable, "-c", script), on_exit="stop")
         processes = LinuxProcesses(tmp_path)
         process = built(processes, {"nap": Subject("nap", data={"program": program})})
@@ -253,4 +254,4 @@ def test_a_real_program_is_restarted_with_its_children(tmp_path: Path) -> None:
             await processes.stop("nap", 0)
             processes.close()
 
-    run(story())
+    asyncio.run(story())

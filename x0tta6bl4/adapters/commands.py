@@ -42,7 +42,8 @@ class LinuxCommands:
         ended = False
         try:
             async with asyncio.timeout(timeout):
-                await run.ended
+                # Not `await run.ended`: our cancellation would cancel that future, and its end would never be seen.
+                await asyncio.wait([run.ended])
                 ended = True
                 await asyncio.wait([run.drained], timeout=_LINGER)
         except TimeoutError:

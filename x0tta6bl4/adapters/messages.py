@@ -45,8 +45,8 @@ def _post(url: str, message: Message, token_file: str | None, timeout: float) ->
         connection.request(
             "POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), _body(message), headers
         )
-        reply = connection.getresponse()
-        words = reply.read(300).decode(errors="replace").strip()
+        with connection.getresponse() as reply:
+            words = reply.read(300).decode(errors="replace").strip()
     except (OSError, HTTPException, ValueError) as error:
         raise StepFailed(f"{host} did not take the message: {error or type(error).__name__}") from error
     finally:

@@ -95,7 +95,7 @@ class AsyncNetwork:
             sent = 0
             while sent < len(question):
                 try:
-                    # On loopback the handshake is over by now, and waiting to be told would cost a turn of the event loop.
+                    # On loopback the handshake is over by now; waiting to be told so costs a turn of the event loop.
                     sent += sock.send(question[sent:])
                 except BlockingIOError:
                     await _wait_writable(loop, fd)

@@ -125,12 +125,13 @@ class SystemctlUnits:
         # Only process 1 may speak of its jobs: _PID= is set by the journal, anybody may send the other fields.
         fields = ["_PID=1", f"UNIT={unit.name}"]
         fields += [f"MESSAGE_ID={which}" for which in (_STOP_BEGUN, _STOP_ENDED, _START_BEGUN, _START_ENDED)]
-        found = await self._journal(program, f"--since=@{int(unit.active_since)}", "--lines=50", *fields)
+        # A unit that nothing refers to is forgotten when it stops, and says it never was active: only this boot counts.
+        found = await self._journal(program, "--boot", f"--since=@{int(unit.active_since)}", "--lines=50", *fields)
         if found is None:
             return None
         if not found:
             # Nothing about this unit: is that because nothing happened, or because we may not see it?
-            return False if await self._journal(program, "--lines=1", "_PID=1") else None
+            return False if await self._journal(program, "--boot", "--lines=1", "_PID=1") else None
         last = found[-1]
         return last.get("MESSAGE_ID") in (_STOP_BEGUN, _STOP_ENDED) and last.get("JOB_TYPE") == "stop"
 

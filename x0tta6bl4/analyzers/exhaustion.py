@@ -1,7 +1,7 @@
 """Judges how long memory, disks, inodes and descriptors will last, and says so before they are used up."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import Field
@@ -9,6 +9,7 @@ from pydantic import Field
 from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Severity
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
+from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.units import Seconds
 
 
@@ -50,6 +51,11 @@ class Exhaustion:
         self.name = name
         self.config = config
         self._past: dict[tuple[str, str], _Past] = {}
+
+    def alarms(self, subjects: Mapping[str, Subject]) -> Sequence[Condition]:
+        """A process in the last third of its memory is looked at whenever it is read: a fast leak has no minute left."""
+        return [Condition("process_rss_bytes", ">=", 0.66 * float(limit), name)
+                for name, subject in subjects.items() if (limit := subject.data.get("memory_limit"))]
 
     def analyze(self, view: View) -> Sequence[Finding]:
         return [finding for store in self._stores(view) if (finding := self._judge(store, view)) is not None]
@@ -106,9 +112,16 @@ class Exhaustion:
             analyzer=self.name, subject=store.subject, fault=store.fault if over or not process else
             f"leaking-{store.resource}", severity=Severity.MAJOR if over else Severity.WARNING,
             since=view.now if not points else points[0][0] if not over else view.now,
-            summary=summary, because=(store.seen,), healthy_when=(store.sign,),
+            summary=summary, because=(store.seen,), healthy_when=(store.sign, *self._life(store, view)),
             data={"resource": store.resource, "used": store.used, "whole": store.whole,
                   **({"seconds_left": round(left)} if left is not None else {})})
+
+    @staticmethod
+    def _life(store: _Store, view: View) -> Iterator[Condition]:
+        """A process that is gone uses no memory either, which is no heal: it must live and work as well."""
+        for metric in ("process_up", "work_up", "health_up"):
+            if view.latest(store.subject, metric) is not None:
+                yield Condition(metric, ">=", 1.0)
 
     def _time_left(self, store: _Store, now: float) -> float | None:
         """Seconds until the line meets the whole; None when there is no line worth the name."""

@@ -44,6 +44,8 @@ class Liveness:
     def analyze(self, view: View) -> Sequence[Finding]:
         findings = []
         for subject in view.subjects:
+            if view.sight.is_acted_on(subject.name):
+                continue  # what is seen of it now is our own doing
             self._learn(subject, view)
             finding = self._judge(subject, view)
             if finding is not None:
@@ -108,12 +110,11 @@ class Liveness:
                         since=since, summary=f"{subject.name} does not answer, and neither would others: {excuse}",
                         because=(seen,), healthy_when=signs)
         fault = self._fault(subject, view, metric, silent)
-        words = {"hung": "lives but does not answer", "gray": "says it is healthy while its work fails",
-                 "dead": "cannot be reached"}[fault]
+        words = {"hung": "lives but does not answer", "gray": "lives but its work fails", "dead": "cannot be reached"}[fault]
         return Finding(
             analyzer=self.name, subject=subject.name, fault=fault,
             severity=Severity.CRITICAL if fault != "gray" else Severity.MAJOR, since=since,
-            summary=f"{subject.name} {words}: {seen.detail or metric} ({metric} for {view.now - since:.1f} s)",
+            summary=f"{subject.name} {words}: {seen.detail or metric} (last good answer {view.now - since:.1f} s ago)",
             because=(seen,), healthy_when=signs)
 
     def _dead(
@@ -147,11 +148,12 @@ class Liveness:
         health = self._evidence(view, subject, "health_up")
         if metric != "health_up" and health is not None and health[1].up:
             return "gray"
+        answered = view.sight.asked_at(subject.name, f"{metric[:-3]}_status") == view.sight.asked_at(
+            subject.name, metric)
+        if answered and not silent:
+            return "gray"
         alive = any((e := self._evidence(view, subject, m)) is not None and e[1].up for m in ALIVE)
-        if silent or (alive and metric == "work_up" and view.latest(subject.name, "work_status") is None):
-            return "hung"
-        # It answers, though wrongly: a status nobody expects, a refused connection of a process that lives.
-        return "gray" if alive or view.latest(subject.name, f"{metric[:-3]}_status") is not None else "dead"
+        return "hung" if silent or alive else "dead"
 
     def _overload(self, subject: Subject, view: View) -> str | None:
         """Why its silence is more likely the host's fault than its own; None when it is not."""

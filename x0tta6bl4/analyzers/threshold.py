@@ -1,7 +1,7 @@
 """Judges numbers against limits that an operator set: for how long, with hysteresis, and damped when they flap."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Severity
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
+from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.units import Seconds, Size
 
 
@@ -67,6 +68,11 @@ class Threshold:
         self.name = name
         self.config = config
         self._states: dict[tuple[str, str], _State] = {}
+
+    def alarms(self, subjects: Mapping[str, Subject]) -> Sequence[Condition]:
+        return [Condition(limit.metric, ">" if limit.above is not None else "<", float(bound))
+                for limit in self.config.limits.values()
+                if (bound := limit.above if limit.above is not None else limit.below) is not None]
 
     def analyze(self, view: View) -> Sequence[Finding]:
         findings = []

@@ -144,7 +144,7 @@ class Slot(PluginConfig):
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             number = Decimal(value)
         elif isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LARGEST:
-            number = Decimal(repr(value))
+            number = abs(Decimal(repr(value)))  # -0.0 is not below 0, and yet begins with a dash
         else:
             raise ValueError("should be a number, and not a negative one")
         if self.whole and number != number.to_integral_value():
@@ -305,7 +305,8 @@ class CommandExecutor:
         subject = subject_of(step, self.subjects)
         if not any(fnmatchcase(subject.name, pattern) for pattern in command.subjects):
             raise StepRefused(f"{step.action} is not for {subject.name}; it is for {', '.join(command.subjects)}")
-        known = {"target": subject.name, **{key: slot.default for key, slot in command.slots.items()}, **subject.data}
+        defaults = {key: slot.default for key, slot in command.slots.items()}
+        known = {**defaults, "target": subject.name, **subject.data}
         also = {key: known[key] for key in command.slots if known.get(key) is not None}
         values = arguments_of(step, action.args, also)
         return command, tuple(self._filled(step, template, values) for template in command.argv)
@@ -336,11 +337,12 @@ def _arguments(name: str, config: Config) -> type[PluginConfig]:
     """What one command takes. A rule's ``grace``, and the slots of a command that it takes back, are let pass."""
     command = config.commands[name]
     fields: dict[str, Any] = {
-        key: (Annotated[str, BeforeValidator(slot.read)], ...) for key, slot in command.slots.items()
+        key: (Annotated[str, BeforeValidator(slot.read)], Field(description=f"A {slot.type} for {{{key}}}."))
+        for key, slot in command.slots.items()
     }
     passed = {"grace", *(key for other in config.commands.values() if other.undo == name for key in other.slots)}
     for key in passed - set(fields):
-        fields[key] = (Any, None)
+        fields[key] = (Any, Field(default=None, description="Not used by this command."))
     return create_model(f"{name} arguments", __base__=PluginConfig, **fields)
 
 

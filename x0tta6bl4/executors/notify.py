@@ -13,7 +13,7 @@ from x0tta6bl4.executors._arguments import action_of, arguments_of
 from x0tta6bl4.kernel.errors import StepFailed
 from x0tta6bl4.kernel.facts import Severity, Step
 from x0tta6bl4.kernel.plugin import Action, Effect, PluginConfig, executor
-from x0tta6bl4.kernel.units import Seconds, show_seconds
+from x0tta6bl4.kernel.units import Seconds
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.commands import Commands
 from x0tta6bl4.ports.messages import Message, Messages
@@ -213,7 +213,7 @@ def _about(step: Step, args: HumanArgs) -> str:
 
 
 def _ago(seconds: float) -> str:
-    return f"{int(seconds // 60)} min" if seconds >= 60 else show_seconds(float(int(seconds)))
+    return f"{int(seconds // 60)} min" if seconds >= 60 else f"{int(seconds)} s"
 
 
 PLUGIN = executor(Config, lambda name, config, tools: Notify(

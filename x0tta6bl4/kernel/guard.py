@@ -57,6 +57,9 @@ class Ledger:
     def of_target(self, target: str) -> list[ActionRecord]:
         return [r for r in self._records if r.target == target]
 
+    def latest_of(self, incident: str) -> ActionRecord | None:
+        return next((r for r in reversed(self._records) if r.incident == incident), None)
+
     def equal_tries(self, subject: str, now: float, calm: float) -> tuple[str, int]:
         """The latest action for the subject, and how often in a row it was taken with less than ``calm`` s between."""
         latest, count, at = "", 0, now
@@ -144,6 +147,8 @@ def _kill_switch(guard: Guard, case: Case) -> Verdict | None:
 
 def _mode(guard: Guard, case: Case) -> Verdict | None:
     mode = case.subject.mode
+    if not case.action.disruptive and mode != "observe":
+        return Verdict("mode", Answer.ALLOW, "telling a human changes nothing")
     if mode == "auto":
         return Verdict("mode", Answer.ALLOW, f"{case.subject.name} is in mode auto")
     if mode == "observe":
@@ -158,7 +163,7 @@ def _mode(guard: Guard, case: Case) -> Verdict | None:
     if approval is not None and approval.state == "rejected":
         why = f": {approval.why}" if approval.why else ""
         return Verdict("mode", Answer.DENY, f"rejected by {approval.who}{why}")
-    until = approval.expires if approval is not None else None
+    until = approval.expires if approval is not None and approval.state == "wanted" else None
     return Verdict("mode", Answer.HOLD, f"waits for approval: `x0tta6bl4 approve {case.plan.id}`", until)
 
 
@@ -260,9 +265,15 @@ def _backoff(guard: Guard, case: Case) -> Verdict | None:
 
 
 def _variety(guard: Guard, case: Case) -> Verdict | None:
-    """The ladder gives another step by itself; this catches a rule that does not."""
+    """The ladder gives another step by itself; this catches a rule that does not, and spaces out reminders."""
+    if not case.action.disruptive:
+        told = guard.ledger.latest_of(case.incident.id)
+        until = (told.ended_at or told.at) + guard.policy.remind_every if told is not None else 0.0
+        if told is not None and told.action == case.step.action and until > case.wall:
+            return Verdict("variety", Answer.HOLD, "a human was told already; the next reminder is due then", until)
+        return None
     latest, count = guard.ledger.equal_tries(case.subject.name, case.wall, guard.policy.backoff.decay)
-    if case.action.disruptive and latest == case.step.action and count >= guard.policy.equal_tries:
+    if latest == case.step.action and count >= guard.policy.equal_tries:
         return Verdict("variety", Answer.HOLD,
                        f"{latest} was tried {count} times in a row; another step or a human comes first",
                        case.wall + guard.policy.backoff.cap)

@@ -129,12 +129,13 @@ class Incidents:
 
     def _opened(self, finding: Finding, wall: float) -> Incident:
         before = self._closed.pop((finding.subject, finding.fault), None)
+        onset = min(wall, wall - (self._clock.monotonic() - finding.since)) if finding.since else wall
         if before is not None and wall - (before.closed_at or 0) <= REOPEN:
             return replace(
-                _updated(before, finding, wall), state=IncidentState.OPEN, closed_at=None, ended="",
-                reopened=before.reopened + 1, updated_at=wall,
+                before, state=IncidentState.OPEN, closed_at=None, ended="", reopened=before.reopened + 1,
+                onset_at=onset, severity=finding.severity, summary=finding.summary, because=_reasons(finding),
+                healthy_when=finding.healthy_when, data=finding.data, updated_at=wall,
             )
-        onset = wall - max(0.0, self._clock.monotonic() - finding.since) if finding.since else wall
         return Incident(
             id=f"inc-{int(wall * 1000):012x}{secrets.token_hex(3)}",
             subject=finding.subject,
@@ -142,7 +143,8 @@ class Incidents:
             state=IncidentState.OPEN,
             severity=finding.severity,
             summary=finding.summary,
-            opened_at=min(onset, wall),
+            opened_at=onset,
+            onset_at=onset,
             updated_at=wall,
             because=_reasons(finding),
             healthy_when=finding.healthy_when,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 
 from x0tta6bl4.kernel.bus import EventBus
-from x0tta6bl4.kernel.errors import ConfigError, StoreError
+from x0tta6bl4.kernel.errors import ConfigError, StoreError, TamperedError
 from x0tta6bl4.kernel.events import Event, EventType
 from x0tta6bl4.kernel.facts import (
     Answer,
@@ -27,9 +27,9 @@ from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
 from x0tta6bl4.kernel.incidents import REOPEN, Incidents
 from x0tta6bl4.kernel.lifecycle import State, StateMachine
 from x0tta6bl4.kernel.memory import Knowledge, SubjectState, Unfinished
-from x0tta6bl4.kernel.plugin import Analyzer, Planner, Situation
+from x0tta6bl4.kernel.plugin import Alarmed, Analyzer, Planner, Situation
 from x0tta6bl4.kernel.policy import GuardPolicy
-from x0tta6bl4.kernel.respond import Catalogue, Responder
+from x0tta6bl4.kernel.respond import Catalogue, Responder, StoppedUnproved
 from x0tta6bl4.kernel.sight import Sight, View
 from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.kernel.summary import describe
@@ -143,6 +143,7 @@ class MAPEK:
         if self._status != "stopped":
             raise RuntimeError(f"the loop is {self._status} already")
         self._stop.clear()
+        self.responder.stopping.clear()
         self._status = "running"
         try:
             unfinished = await self._prepare()
@@ -165,6 +166,8 @@ class MAPEK:
                 for task in beside[1:]:
                     task.cancel()
                 # What is being done is brought to its end: a restart cut in the middle would leave the service down.
+                # What is only being proved is left as an intent without an outcome, which the next life looks at.
+                self.responder.stopping.set()
                 await asyncio.gather(*self._treated.values(), return_exceptions=True)
                 beside[0].cancel()
         finally:
@@ -213,6 +216,8 @@ class MAPEK:
         self.incidents.load(await knowledge.open_incidents(), closed)
         self.guard.ledger = Ledger(await knowledge.actions_since(wall - 86400.0))
         await self._refresh()
+        sight = self.parts.sight
+        sight.alarm_on([c for a in self.parts.analyzers if isinstance(a, Alarmed) for c in a.alarms(sight.subjects)])
         self.lifecycle.transition_to(State.IDLE, "started", force=True)
         return await knowledge.unfinished()
 
@@ -485,7 +490,8 @@ class MAPEK:
         return True
 
     def _is_disruptive(self, plan: Plan) -> bool:
-        return any(self.parts.catalogue.find(step.action)[1].disruptive for step in plan.steps)
+        """The plan was allowed, so its first action is one there is; a later one that is not stops the plan itself."""
+        return any(self.parts.catalogue.is_disruptive(step.action) for step in plan.steps)
 
     def _treat(self, incident: Incident, work: Awaitable[None], concerned: set[str]) -> None:
         subject = incident.subject
@@ -494,10 +500,14 @@ class MAPEK:
             self.standing.in_treatment[name] = subject_of(self.parts.sight.subjects, name).group
 
         async def treated() -> None:
-            ended = await guarded(lambda: work, None)
-            for name in concerned:
-                self.standing.in_treatment.pop(name, None)
-            self._treated.pop(incident.id, None)
+            try:
+                ended = await guarded(lambda: work, None)
+            finally:
+                for name in concerned:
+                    self.standing.in_treatment.pop(name, None)
+                self._treated.pop(incident.id, None)
+            if isinstance(ended, Failure) and isinstance(ended.exception, StoppedUnproved):
+                return
             if isinstance(ended, Failure):
                 if isinstance(ended.exception, StoreError):
                     self._store_failed(ended.exception)
@@ -556,7 +566,7 @@ class MAPEK:
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
         for incident in opened:
             self.parts.meter.count("x0tta6bl4_incidents_opened_total", fault=incident.fault)
-            self.parts.meter.observe("x0tta6bl4_time_to_detect_seconds", max(0.0, wall - incident.opened_at))
+            self.parts.meter.observe("x0tta6bl4_time_to_detect_seconds", max(0.0, wall - incident.onset_at))
             log.warning("incident opened" if not incident.reopened else "incident opened again",
                         extra={"incident": incident.id, "subject": incident.subject, "fault": incident.fault,
                                "summary": incident.summary})
@@ -582,32 +592,45 @@ class MAPEK:
                 self.parts.meter.set("x0tta6bl4_subject_up", float(row.state == "well"), subject=row.name)
             await knowledge.expire_approvals(wall)
             if self.cycle_count % 60 == 1:
-                await knowledge.retain(wall, self.parts.retention_days, self.parts.retention_incidents)
+                await self._retain(wall)
         self.parts.meter.set("x0tta6bl4_incidents_open", float(len(self.incidents.open)))
+
+    async def _retain(self, wall: float) -> None:
+        try:
+            await self.parts.knowledge.retain(wall, self.parts.retention_days, self.parts.retention_incidents)
+        except TamperedError as error:
+            # Healing needs the journal, not the past of the audit: it goes on, and what was tampered with is kept.
+            log.error("the audit trail does not hold; nothing of it is let go", extra={"reason": str(error)})
+            self._tell("condition", "audit", {"state": "tampered", "reason": str(error)})
 
     def _closed(self, incident: Incident) -> None:
         self.parts.meter.count("x0tta6bl4_incidents_closed_total", fault=incident.fault, ended=incident.ended)
         self._told_decisions.pop(incident.id, None)
         log.info("incident closed", extra={
             "incident": incident.id, "subject": incident.subject, "fault": incident.fault, "ended": incident.ended,
-            "seconds": round((incident.closed_at or 0.0) - incident.opened_at, 3)})
+            "seconds": round((incident.closed_at or 0.0) - incident.onset_at, 3)})
         self._tell("incident", incident.subject, {"incident": incident.id, "state": "closed", "fault": incident.fault,
                                                   "ended": incident.ended})
 
     async def _decided(self, plan: Plan | None, incident: Incident, verdicts: tuple[Verdict, ...]) -> None:
         """Said and written when it changes; a decision that stands is not repeated."""
         verdict = decision(verdicts)
+        approval = self.standing.approvals.get(plan.id) if plan is not None else None
+        if approval is not None and approval.state == "expired":
+            self._told_decisions.pop(incident.id, None)
         said = (verdict.check, verdict.answer.value, plan.id if plan else "")
         if self._told_decisions.get(incident.id) == said:
             return
         self._told_decisions[incident.id] = said
         self.parts.meter.count("x0tta6bl4_guard_decisions_total", check=verdict.check, answer=verdict.answer.value)
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
-        if plan is not None:
-            if verdict.check == "mode" and verdict.answer is Answer.HOLD and plan.id not in self.standing.approvals:
+        if plan is not None and verdict.check == "mode":
+            if verdict.answer is Answer.HOLD and (approval is None or approval.state == "expired"):
                 until = wall + self.parts.policy.approval_expires
                 self.standing.approvals[plan.id] = await knowledge.want_approval(
                     plan, until, "; ".join(plan.because[:3]))
+            if verdict.answer is not Answer.ALLOW:
+                self._let_know(plan, incident, verdict)
         nothing = Plan("", incident.id, incident.subject, incident.fault, "", "", (_NO_STEP,), ())
         await knowledge.record_decision(plan or nothing, (plan or nothing).steps[0], verdict, wall)
         if verdict.answer is not Answer.ALLOW:
@@ -617,6 +640,19 @@ class MAPEK:
         self._tell("decision", incident.subject, {
             "incident": incident.id, "plan": plan.id if plan else None, "check": verdict.check,
             "answer": verdict.answer.value, "sentence": verdict.sentence, "until": verdict.until})
+
+    def _let_know(self, plan: Plan, incident: Incident, verdict: Verdict) -> None:
+        """Where a person is to decide or to act, a person hears of it; the same channel and journal as any step."""
+        step = Step(
+            id=f"{plan.id}.ask", action="notify.human", target=incident.subject, timeout=20.0, expect=None,
+            args={"title": f"{incident.subject}: {incident.fault}", "incident": incident.id,
+                  "text": f"{incident.summary}. {verdict.sentence}", "severity": incident.severity.value,
+                  "reasons": list(incident.because)})
+        asking = replace(plan, id=f"{plan.id}-ask", rung="ask", steps=(step,))
+        verdicts = self.responder.judge(asking, incident)
+        key = f"{incident.id}/ask"
+        if decision(verdicts).answer is Answer.ALLOW and key not in self._treated and self._group is not None:
+            self._treat(replace(incident, id=key), self.responder.say(asking, incident), set())
 
     def _tell(self, what: str, subject: str, data: Mapping[str, object]) -> None:
         if not self.parts.bus.publish_nowait(Event(EventType(what), data={"subject": subject, **data}, source="loop")):

@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from x0tta6bl4.kernel.facts import NOTHING, Attributes, Finding, Incident, Observation, Occurrence, Outcome, Plan, Step
+from x0tta6bl4.kernel.facts import Condition, NOTHING, Attributes, Finding, Incident, Observation, Occurrence, Outcome, Plan, Step
 from x0tta6bl4.kernel.memory import Knowledge
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject
@@ -85,6 +85,15 @@ class Analyzer(Protocol):
 
     def analyze(self, view: View) -> Sequence[Finding]:
         """All findings that are true now about the subjects in ``view.scope`` (None: about all)."""
+        ...
+
+
+@runtime_checkable
+class Alarmed(Protocol):
+    """An analyzer that knows at which numbers it wants to judge at once, not at the next turn of the schedule."""
+
+    def alarms(self, subjects: Mapping[str, Subject]) -> Sequence[Condition]:
+        """Asked once when the loop starts. A condition without a subject is for all of them."""
         ...
 
 

@@ -249,6 +249,12 @@ class GuardPolicy(Section):
 
     Raised, a step that does not help is repeated longer; lowered, harder steps come sooner.
     """
+    remind_every: Seconds = Field(default=900.0, gt=0)
+    """
+    Seconds between two messages to a human about the same incident while nothing else happens to it.
+
+    Raised, an open incident is easier forgotten; lowered, people stop reading the messages.
+    """
     approval_expires: Seconds = Field(default=900.0, gt=0)
     """
     Seconds after which a step that nobody approved is dropped.

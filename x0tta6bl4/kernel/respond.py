@@ -55,6 +55,17 @@ class Catalogue:
         offered = sorted(f"{e}.{a.verb}" for e, x in self.executors.items() for a in x.actions)
         raise StepRefused(f"no action is called {name!r}", remedy=f"there are: {', '.join(offered) or 'none'}")
 
+    def is_disruptive(self, name: str) -> bool:
+        """What is not known counts as disruptive."""
+        try:
+            return self.find(name)[1].disruptive
+        except StepRefused:
+            return True
+
+
+class StoppedUnproved(Exception):
+    """The daemon stops while a proof is waited for. The intent stands without an outcome; the next life looks first."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -94,6 +105,8 @@ class Responder:
         self._meter = meter
         self._told = told
         self.epoch = epoch
+        self.stopping = asyncio.Event()
+        """Set when the loop is asked to end: what is being done is finished, what is being proved is left to look at."""
 
     def case(self, plan: Plan, step: Step, incident: Incident) -> Case:
         _, action = self.catalogue.find(step.action)
@@ -133,6 +146,10 @@ class Responder:
         assert outcome is not None, "a plan has at least one step"
         return Done(await self.moved_on(plan, incident, outcome, situation), outcome)
 
+    async def say(self, plan: Plan, incident: Incident) -> None:
+        """Tells a human, beside whatever else is done about the incident."""
+        await self._take(plan, plan.steps[0], incident, prove=False)
+
     def _relaxed(self, plan: Plan, step: Step, incident: Incident) -> Case:
         """A later step of a plan under way: the earlier one may have cured the symptom or not, both are fine."""
         return replace(self.case(plan, step, incident), incident=replace(incident, healthy_when=()))
@@ -144,7 +161,7 @@ class Responder:
             moved = replace(current, state=IncidentState.CLOSED, closed_at=wall, updated_at=wall, ended="healed",
                             rung="", tries=0, passes=0)
             self._meter.observe("x0tta6bl4_self_healing_mttr_seconds",
-                                max(0.0, (outcome.verified_at or wall) - incident.opened_at), fault=incident.fault)
+                                max(0.0, (outcome.verified_at or wall) - incident.onset_at), fault=incident.fault)
         else:
             moved = self._planner.after(current, plan, outcome, situation)
             if moved.state is IncidentState.RESPONDING:
@@ -176,10 +193,17 @@ class Responder:
             return outcome
         self._told("step", incident.subject, {"step": step.id, "action": step.action, "target": step.target,
                                               "state": "begun", "incident": incident.id, "rung": plan.rung})
-        effect = await guarded(lambda: executor.act(step), step.timeout)
-        acted_at = self._clock.monotonic()
         if action.disruptive:
-            for name in {step.target, incident.subject}:
+            log.warning("acting", extra={"action": step.action, "target": step.target, "incident": incident.id,
+                                         "rule": plan.rule, "rung": plan.rung, "because": incident.summary})
+        concerned = {step.target, incident.subject} if action.disruptive else set()
+        for name in concerned:
+            self._sight.acting(name)
+        try:
+            effect = await guarded(lambda: executor.act(step), step.timeout)
+        finally:
+            acted_at = self._clock.monotonic()
+            for name in concerned:
                 self._sight.acted(name, acted_at)
         if isinstance(effect, Failure):
             result = Result.REFUSED if isinstance(effect.exception, StepRefused) else Result.FAILED
@@ -212,6 +236,10 @@ class Responder:
         await self._knowledge.record_outcome(step.id, outcome)
         self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
         self._meter.count("x0tta6bl4_steps_total", action=step.action, result=outcome.result.value)
+        log.info("outcome", extra={
+            "action": step.action, "target": step.target, "result": outcome.result.value, "detail": outcome.detail,
+            "incident": incident.id,
+            **({"seconds_down": round(outcome.verified_at - incident.onset_at, 3)} if outcome.verified_at else {})})
         self._told("step", incident.subject, {
             "step": step.id, "action": step.action, "target": step.target, "state": outcome.result.value,
             "detail": outcome.detail, "incident": incident.id, "rung": plan.rung,
@@ -267,6 +295,8 @@ class Responder:
                 again = [f for f in self._incidents.findings_of(incident.subject) if f.since >= acted_at]
                 if again:
                     return Result.REFUTED, f"did not help: {again[0].summary}", None, self._evidence(incident)
+            if self.stopping.is_set():
+                raise StoppedUnproved
             if well_since is None and now >= deadline:
                 if None in signs and False not in signs:
                     return Result.UNVERIFIED, f"nothing was seen of it within {expect.within:g} s", None, ()
@@ -284,8 +314,9 @@ class Responder:
                     await self._look_if_slow(incident, now)
 
     async def _wait_change(self, incident: Incident, seconds: float) -> None:
+        """At most that long; a stop is noticed within a quarter of a second."""
         try:
-            async with asyncio.timeout(max(0.0, seconds)):
+            async with asyncio.timeout(max(0.0, min(seconds, 0.25))):
                 await self._sight.wait_changed(incident.subject)
         except TimeoutError:
             pass
@@ -321,18 +352,26 @@ class Responder:
     async def settle_unknown(self, step: Step, incident: Incident, intent_at: float) -> Outcome:
         """A step whose outcome died with the daemon: nothing is repeated before the world was asked."""
         now = self._clock.wall()
-        if step.expect is None or not incident.healthy_when:
+        ask = step.on_unknown == "ask" or self._asks(step.action)
+        if step.expect is None or not incident.healthy_when or ask:
             outcome = Outcome(step.id, Result.UNVERIFIED,
-                              "the daemon died before the outcome was written; whether it was done is not known",
+                              "the daemon ended before the outcome was written; whether it was done is not known"
+                              + (", and it must not be done twice: a human has to look" if ask else ""),
                               intent_at, now)
         else:
             result, detail, verified_at, reasons = await self._proof(
                 incident, Expect(min(step.expect.within, 10.0), step.expect.hold), self._clock.monotonic())
-            outcome = Outcome(step.id, result, f"the daemon died before the outcome was written; looked again: {detail}",
+            outcome = Outcome(step.id, result, f"the daemon ended before the outcome was written; looked again: {detail}",
                               intent_at, self._clock.wall(), verified_at=verified_at, because=reasons)
         await self._knowledge.record_outcome(step.id, outcome)
         self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
         return outcome
+
+    def _asks(self, action: str) -> bool:
+        try:
+            return self.catalogue.find(action)[1].on_unknown == "ask"
+        except StepRefused:
+            return False  # that executor is no longer configured; looking harms nothing
 
 
 

@@ -44,6 +44,8 @@ class Sight:
         self._acted: dict[str, float] = {}
         self._pending: list[Occurrence] = []
         self._listeners: dict[str, asyncio.Event] = {}
+        self._acting: set[str] = set()
+        self._alarms: dict[str, dict[str, list[Condition]]] = {}
         self.recent: list[Occurrence] = []
 
     def __len__(self) -> int:
@@ -53,7 +55,7 @@ class Sight:
         """Takes in what a monitor saw; returns the subjects that deserve a turn at once."""
         wake: set[str] = set()
         by_metric = self._by_metric
-        listeners = self._listeners
+        listeners, alarms = self._listeners, self._alarms
         if asked is None:
             asked = now
         for seen in observations:
@@ -71,6 +73,11 @@ class Sight:
             if listeners and (heard := listeners.get(subject)) is not None:
                 heard.set()
             if not metric.endswith("_up"):
+                if alarms and (wanted := alarms.get(metric)) is not None:
+                    for condition in (*wanted.get(subject, ()), *wanted.get("", ())):
+                        if COMPARE[condition.op](seen.value, condition.value):
+                            wake.add(subject)
+                            break
                 continue
             up = seen.value >= 0.5
             streak = latest.streak
@@ -115,8 +122,22 @@ class Sight:
         """Instance -> why it cannot see, of whom it would have spoken, since when."""
         return self._blind
 
+    def alarm_on(self, conditions: Iterable[Condition]) -> None:
+        """Numbers at which a turn is wanted at once, whoever sees them; replaces those of before."""
+        self._alarms = {}
+        for condition in conditions:
+            self._alarms.setdefault(condition.metric, {}).setdefault(condition.subject, []).append(condition)
+
+    def acting(self, subject: str) -> None:
+        """An action on the subject begins: until it has ended, what is seen of it is our own doing."""
+        self._acting.add(subject)
+
+    def is_acted_on(self, subject: str) -> bool:
+        return subject in self._acting
+
     def acted(self, subject: str, now: float) -> None:
         """An action on the subject has just ended: older observations of it prove nothing any more."""
+        self._acting.discard(subject)
         self._acted[subject] = now
 
     def acted_at(self, subject: str) -> float | None:

@@ -451,7 +451,9 @@ class SqliteKnowledge:
             _save_plan(tx, plan, at)
             tx.execute(
                 "INSERT INTO approvals (plan, incident, state, who, why, at, expires)"
-                " VALUES (?, ?, 'wanted', '', ?, ?, ?) ON CONFLICT (plan) DO NOTHING",
+                " VALUES (?, ?, 'wanted', '', ?, ?, ?) ON CONFLICT (plan) DO UPDATE SET"
+                " state = 'wanted', who = '', why = excluded.why, at = excluded.at, expires = excluded.expires"
+                " WHERE state = 'expired'",
                 (plan.id, plan.incident, why, at, expires),
             )
             return _approval(tx.query(_APPROVAL + " WHERE plan = ?", (plan.id,))[0])

@@ -4,9 +4,8 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, field_validator
 
 from x0tta6bl4.kernel.errors import ProbeFailed
 from x0tta6bl4.kernel.facts import Observation
@@ -31,7 +30,7 @@ _VALUE = re.compile(r"([-+]?[0-9]*[.,]?[0-9]+(?:[eE][-+]?[0-9]+)?)([a-zA-Z%]*)")
 class Config(PluginConfig):
     subject: str = Field(min_length=1)
     """The name of what is checked; observations are reported under it."""
-    argv: list[Annotated[str, StringConstraints(pattern=r"^[^\0]*$")]] = Field(min_length=1)
+    argv: list[str] = Field(min_length=1)
     """The command and its arguments; the first is an absolute path. No shell reads it. It runs with the daemon's
     rights, and being named here is what allows it."""
     within: Seconds = Field(default=25.0, gt=0)
@@ -43,6 +42,8 @@ class Config(PluginConfig):
     def _begins_with_a_path(cls, value: list[str]) -> list[str]:
         if not value[0].startswith("/"):
             raise ValueError(f"should begin with the absolute path of a program, not {value[0]!r}")
+        if any("\0" in word for word in value):
+            raise ValueError("should have no zero byte in it")
         return value
 
 

@@ -15,6 +15,8 @@ from x0tta6bl4.ports.units import Unit, Units
 ENDED = "main process ended"
 SETTLE = 0.2
 """Seconds after a main process's end at which systemd is asked once more."""
+JOURNAL_DELAY = 5.0
+"""Seconds within which a stop is surely in the journal."""
 RUNNING = frozenset({"active", "reloading", "refreshing", "activating"})
 
 
@@ -119,7 +121,8 @@ class SystemdUnit:
             wished = self._wish[1]  # The same stop as at the look before: reading the journal again tells nothing new.
         else:
             wished = await self._units.stopped_on_purpose(unit)
-            if wished is not None:
+            # A "no" may be a journal that is not yet written: it is believed for good once it has had the time to be.
+            if wished or (wished is not None and self._clock.wall() - unit.inactive_since >= JOURNAL_DELAY):
                 self._wish = (unit.inactive_since, wished)
         if wished is None:
             # Better to leave a service down that somebody may have stopped than to fight them over it.

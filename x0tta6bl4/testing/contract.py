@@ -9,7 +9,7 @@ What the plugin is *for* needs a test of its own; ``x0tta6bl4.testing.fakes`` ha
 """
 
 import asyncio
-import copy
+import functools
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -19,12 +19,23 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from x0tta6bl4.kernel.errors import ConfigError, ProbeFailed, StepFailed, StepRefused, StoreError
-from x0tta6bl4.kernel.facts import Condition, Finding, Incident, IncidentState, Observation, Outcome, Plan, Result
-from x0tta6bl4.kernel.facts import Severity, Step
-from x0tta6bl4.kernel.memory import Knowledge
+from x0tta6bl4.kernel.facts import (
+    Condition,
+    Finding,
+    Incident,
+    IncidentState,
+    Observation,
+    Outcome,
+    Plan,
+    Result,
+    Severity,
+    Step,
+)
+from x0tta6bl4.kernel.memory import Knowledge, plain
 from x0tta6bl4.kernel.plugin import FAMILIES, AnyPlugin, PluginConfig, Situation, Tools, Watcher
 from x0tta6bl4.kernel.sight import Sight, View
 from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.commands import Commands
 from x0tta6bl4.ports.database import Database
@@ -32,9 +43,9 @@ from x0tta6bl4.ports.files import Files
 from x0tta6bl4.ports.host import Host
 from x0tta6bl4.ports.messages import Messages
 from x0tta6bl4.ports.network import HttpRequest, Network
-from x0tta6bl4.ports.processes import Processes, ProcessId
+from x0tta6bl4.ports.processes import Processes, ProcessId, Program
 from x0tta6bl4.ports.units import Units
-from x0tta6bl4.testing.fakes import FakeClock, tools
+from x0tta6bl4.testing.fakes import FakeClock, FakeFiles, FakeUnits, tools
 from x0tta6bl4.testing.virtual_time import EPOCH, Deadlock, LoopClock, run
 
 PORTS: Mapping[str, type] = {
@@ -58,8 +69,19 @@ DOING = frozenset(
 TURNS = 50
 """Turns of the event loop in which something that waits for nothing must have come to its end."""
 SUBJECT = "api"
-SUBJECTS = {
-    SUBJECT: Subject(SUBJECT, kind="process", mode="auto", depends_on=("db",), data={"program": SUBJECT}),
+SUBJECTS: Mapping[str, Subject] = {
+    SUBJECT: Subject(
+        SUBJECT,
+        kind="process",
+        mode="auto",
+        depends_on=("db",),
+        controller={"restart": "process.restart"},
+        data={
+            "program": Program(SUBJECT, ("/usr/bin/api",)),
+            "unit": "api.service",
+            "cleanup": [{"folder": "/var/cache/api"}],
+        },
+    ),
     "db": Subject("db", kind="unit", mode="auto", data={"unit": "db.service"}),
     "host": Subject("host", kind="host", mode="auto"),
 }
@@ -70,18 +92,23 @@ class Touched(Exception):
 
 
 class UntouchedTools:
-    """``tools`` has ports whose every call raises Touched; ``uses`` has the calls, also those whose error was swallowed.
+    """``tools`` has ports whose every call raises Touched; ``uses`` has the calls, swallowed ones too.
 
     With ``may_look`` the calls that only look go to a world of fakes.
     """
 
     def __init__(self, *, may_look: bool = False) -> None:
         self.uses: list[str] = []
-        world = tools(clock=LoopClock() if may_look else FakeClock(), subjects=SUBJECTS)
-        ports = {
+        units, files = FakeUnits(), FakeFiles()
+        for name in ("api.service", "db.service"):
+            units.add(name, main_pid=4242)
+        files.add("/var/cache/api/old.bin", 1 << 20)
+        clock = LoopClock() if may_look else FakeClock()
+        world = tools(clock=clock, units=units, files=files, subjects=SUBJECTS)
+        ports: dict[str, Any] = {
             name: _Untouched(name, self.uses, getattr(world, name) if may_look else None) for name in PORTS
         }
-        self.tools = Tools(**ports, subjects=SUBJECTS)  # type: ignore[arg-type]  # they stand in for every port at once
+        self.tools = Tools(**ports, subjects=SUBJECTS)
 
 
 class _Untouched:
@@ -179,13 +206,9 @@ def check_plugin(
     wrong += _building(plugin, name, config)
     if wrong:
         return wrong
-    checks = {
-        "monitors": _monitor,
-        "analyzers": _analyzer,
-        "planners": _planner,
-        "executors": lambda *given: _executor(*given, steps),
-        "knowledge": _knowledge,
-    }
+    if plugin.family == "executors":
+        return _executor(plugin, name, config, steps)
+    checks = {"monitors": _monitor, "analyzers": _analyzer, "planners": _planner, "knowledge": _knowledge}
     return checks[plugin.family](plugin, name, config)
 
 
@@ -286,20 +309,21 @@ async def _on_dead_host(plugin: AnyPlugin, name: str, config: PluginConfig, erro
             return ["watch() swallows its cancellation"]
         if not watching.cancelled() and (failure := watching.exception()) is not None:
             wrong += _unexpected(failure, "watch()")
-    try:
-        seen = await asyncio.wait_for(instance.observe(), 3600.0)
-    except TimeoutError:
-        wrong.append("on a dead host observe() neither fails nor ends")
-    except (ProbeFailed, OSError):
-        pass
-    except Exception as failure:  # noqa: BLE001 - a foreign plugin may raise anything: saying so is this check
-        wrong += _unexpected(failure, "observe()")
-    else:
-        # A network's error *is* a probe's answer, and the only one that nothing but the outside can give.
-        invented = [o for o in seen if not (o.metric.endswith("_up") and o.value == 0 and o.detail)]
-        if invented or not seen:
-            wrong.append(f"on a dead host observe() returns {invented[:2] or 'nothing'} instead of failing")
+    seen = await guarded(instance.observe, 3600.0)
+    if isinstance(seen, Failure):
+        if seen.timed_out:
+            wrong.append("on a dead host observe() neither fails nor ends")
+        else:
+            wrong += _unexpected(seen.exception, "observe()")
+    elif not seen or not all(_is_answer(observation, error) for observation in seen):
+        wrong.append(f"on a dead host observe() returns {list(seen[:2]) or 'nothing'} instead of failing")
     return wrong
+
+
+def _is_answer(seen: Observation, error: Exception) -> bool:
+    """A refused connection is what a probe of it was sent to see: no, in the outside's own words. Nothing else is."""
+    words = error.strerror if isinstance(error, OSError) else None
+    return seen.metric.endswith("_up") and seen.value == 0 and words is not None and words in seen.detail
 
 
 def _unexpected(failure: BaseException, what: str) -> list[str]:
@@ -324,7 +348,9 @@ async def _passes_cancellation(call: Awaitable[Any]) -> bool:
     for _ in range(TURNS):
         await asyncio.sleep(0)
     if task.done():
-        return task.cancelled() or task.exception() is None or not isinstance(task.exception(), Touched)
+        if not task.cancelled():
+            task.exception()  # Looked at, so that nobody warns of it.
+        return True
     return await _ends_when_cancelled(task) and task.cancelled()
 
 
@@ -461,10 +487,10 @@ def _planner(plugin: AnyPlugin, name: str, config: PluginConfig) -> list[str]:
     untouched = UntouchedTools()
     for incident in _incidents():
         situation = Situation(SUBJECTS[incident.subject], EPOCH, SUBJECTS)
-        before = copy.deepcopy((incident, dict(SUBJECTS)))
+        before = plain((incident, SUBJECTS))
         one, other = (plugin.build(name, config, untouched.tools) for _ in range(2))
         wrong += _ladder(one, other, incident, situation)
-        if (incident, dict(SUBJECTS)) != before:
+        if plain((incident, SUBJECTS)) != before:
             wrong.append(f"plan() or after() changes what it is given ({incident.fault})")
     if untouched.uses:
         wrong.append(f"it touches the outside: {', '.join(sorted(set(untouched.uses)))}")
@@ -506,14 +532,12 @@ def _executor(plugin: AnyPlugin, name: str, config: PluginConfig, steps: Sequenc
     wrong: list[str] = []
     instance = plugin.build(name, config, UntouchedTools().tools)
     verbs = [action.verb for action in instance.actions]
-    if not verbs:
-        wrong.append("it has no actions")
     if len(set(verbs)) != len(verbs):
         wrong.append(f"two of its actions have one verb: {verbs}")
     for action in instance.actions:
         if not action.summary.strip():
             wrong.append(f"{action.verb} has no summary")
-        if action.undo and action.undo.rpartition(".")[2] not in verbs and "." not in action.undo:
+        if action.undo and action.undo not in verbs:
             wrong.append(f"{action.verb} is undone by {action.undo!r}, which is none of its verbs")
         wrong += _settings(action.args, f"{action.verb}'s arguments")
     examples = [*steps, *(Step(f"step-{verb}", f"{name}.{verb}", SUBJECT) for verb in verbs)]
@@ -528,14 +552,13 @@ async def _previewed(plugin: AnyPlugin, name: str, config: PluginConfig, step: S
     looking = UntouchedTools(may_look=True)
     instance = plugin.build(name, config, looking.tools)
     wrong: list[str] = []
-    try:
-        words = await instance.preview(step)
-        if not isinstance(words, str) or not words.strip():
-            wrong.append(f"preview of {step.action} says nothing: {words!r}")
-    except (StepFailed, ProbeFailed, OSError, Touched):
-        pass  # Refusing is an answer, and being unable to look is one; what was touched stands in looking.uses.
-    except Exception as failure:  # noqa: BLE001 - a foreign plugin may raise anything: saying so is this check
-        wrong.append(f"preview of {step.action} raises {failure!r} instead of StepRefused or StepFailed")
+    words = await guarded(lambda: instance.preview(step), 3600.0)
+    if isinstance(words, Failure):
+        # Refusing is an answer, and being unable to look is one; what was touched stands in looking.uses.
+        if not isinstance(words.exception, (StepFailed, ProbeFailed, OSError, Touched)) or words.timed_out:
+            wrong.append(f"preview of {step.action} ends with {words.error}: {words.message}")
+    elif not isinstance(words, str) or not words.strip():
+        wrong.append(f"preview of {step.action} says nothing: {words!r}")
     if looking.uses:
         wrong.append(f"preview of {step.action} touches the world: {', '.join(looking.uses)}")
     return wrong
@@ -553,14 +576,11 @@ async def _unknown_verb(plugin: AnyPlugin, name: str, config: PluginConfig) -> l
     instance = plugin.build(name, config, untouched.tools)
     step = Step("step-unknown", f"{name}.no-such-verb", SUBJECT)
     for what, call in (("preview()", instance.preview), ("act()", instance.act)):
-        try:
-            await call(step)
-        except StepRefused:
-            continue
-        except Exception as failure:  # noqa: BLE001 - a foreign plugin may raise anything: saying so is this check
-            wrong.append(f"{what} answers an unknown verb with {failure!r} instead of StepRefused")
-        else:
+        answer = await guarded(functools.partial(call, step), 3600.0)
+        if not isinstance(answer, Failure):
             wrong.append(f"{what} takes an unknown verb")
+        elif not isinstance(answer.exception, StepRefused):
+            wrong.append(f"{what} answers an unknown verb with {answer.exception!r} instead of StepRefused")
     return wrong
 
 

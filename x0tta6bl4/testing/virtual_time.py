@@ -58,7 +58,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def waits_for_threads(self) -> bool:
         return self._in_threads > 0
 
-    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]) -> "asyncio.Future[T]":
+    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> "asyncio.Future[T]":
         future = super().run_in_executor(executor, func, *args)
         self._in_threads += 1
         future.add_done_callback(self._on_thread_done)

@@ -1,0 +1,64 @@
+# Everything sets itself up: a virtual environment in .venv from hashed locks, then the work. Needs python3 with venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/run.stamp
+DEV_READY := $(VENV)/dev.stamp
+
+.PHONY: help run demo test lint test-slow test-systemd bench reference lock clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "x0tta6bl4 needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_READY): $(BIN)/python requirements/run.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_READY): $(RUN_READY) requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+run: $(RUN_READY)  ## the daemon on this host, with config/x0tta6bl4.yaml
+	$(BIN)/x0tta6bl4 run --config config/x0tta6bl4.yaml
+
+demo: $(RUN_READY)  ## a small service, broken in four ways and healed live
+	$(BIN)/x0tta6bl4 demo
+
+lint: $(DEV_READY)  ## style, types, direction of imports, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/x0tta6bl4 config reference | diff -u config/reference.yaml - \
+	  || (echo "config/reference.yaml is out of date: make reference" && false)
+
+test: lint  ## everything that takes less than five minutes
+	$(BIN)/pytest -m "not slow and not systemd"
+
+test-slow: $(DEV_READY)  ## the real daemon in a short fault campaign, killed at random instants
+	$(BIN)/pytest -m slow
+
+test-systemd: $(DEV_READY)  ## real units under a real systemd in a container; needs root and debootstrap
+	$(BIN)/pytest -m systemd
+
+bench: $(RUN_READY)  ## prints every number that README claims
+	$(BIN)/python -m benchmarks
+
+reference: $(RUN_READY)  ## writes config/reference.yaml anew from the settings' own documentation
+	$(BIN)/x0tta6bl4 config reference > config/reference.yaml.new
+	mv config/reference.yaml.new config/reference.yaml
+
+lock: $(DEV_READY)  ## resolves the dependencies anew; needs pip-tools from the registry
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --all-build-deps -o requirements/run.txt pyproject.toml
+	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --extra dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
+
+clean:  ## removes what was set up and what was run; var/ keeps the journal and is left alone
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

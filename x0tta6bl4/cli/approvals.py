@@ -1,0 +1,48 @@
+"""Answers for a person: a step that waits for approval is approved or rejected."""
+
+import asyncio
+from argparse import Namespace
+
+from x0tta6bl4.cli.display import Display
+from x0tta6bl4.cli.exits import BAD, OK, Refusal
+from x0tta6bl4.cli.places import opened, place_of, who
+from x0tta6bl4.settings.mistakes import nearest
+
+
+def approve(args: Namespace) -> int:
+    return asyncio.run(_answer(args, Display(args), True))
+
+
+def reject(args: Namespace) -> int:
+    return asyncio.run(_answer(args, Display(args), False))
+
+
+async def _answer(args: Namespace, display: Display, approve: bool) -> int:
+    place, asker = place_of(args), who()
+    async with opened(place) as knowledge:
+        before = {a.plan: a for a in await knowledge.approvals(limit=1000)}
+        approval = await knowledge.answer_approval(args.plan, approve, asker, args.why)
+        if approval is None:
+            waiting = [a.plan for a in before.values() if a.state == "wanted" and a.expires > display.now]
+            hint = nearest(args.plan, waiting) if waiting else "nothing waits for approval now"
+            raise Refusal(f"no plan {args.plan!r} waits for approval; {hint}")
+        plan = await knowledge.plan(args.plan)
+    was = before.get(args.plan)
+    taken = approval.state == ("approved" if approve else "rejected") and (was is None or was.state == "wanted")
+    if display.as_json:
+        display.json({"taken": taken, "approval": approval, "plan": plan, "daemon": place.daemon})
+        return OK if taken else BAD
+    steps = ", ".join(f"{s.action} on {s.target}" for s in plan.steps) if plan else args.plan
+    if not taken and approval.state == "expired":
+        display.line(f"Too late: {args.plan} expired {display.when(approval.expires)}. If the fault is still there, the "
+                     "daemon asks anew.")
+    elif not taken:
+        display.line(f"{args.plan} was {approval.state} before, by {approval.who} {display.when(approval.at)}; that stands.")
+    elif not approve:
+        display.line(f"Rejected: {steps}. It is left to people now.")
+    else:
+        display.line(f"Approved: {steps}. The other checks of the guard still count; `x0tta6bl4 why "
+                     f"{plan.subject if plan else 'TARGET'}` tells what came of it.")
+        if place.daemon is None:
+            display.line(f"No daemon runs: it is done when one runs before {display.clock(approval.expires)}.")
+    return OK if taken else BAD

@@ -1,0 +1,190 @@
+"""Which words the command line takes: the tree of commands and options, and plain words for what is not in it."""
+
+import re
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _SubParsersAction
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from x0tta6bl4.cli.exits import MEANINGS, USAGE
+from x0tta6bl4.kernel.flags import NAMES as FLAG_NAMES
+
+SHELLS = ("bash", "zsh", "fish")
+EXITS = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
+ENVIRONMENT = (
+    "environment:\n"
+    "  X0TTA6BL4_CONFIG  the configuration, when --config does not say\n"
+    "  NO_COLOR          no colours when set\n"
+    "Without either the configuration is ./config/x0tta6bl4.yaml, else /etc/x0tta6bl4/x0tta6bl4.yaml, else the defaults."
+)
+
+
+class Parser(ArgumentParser):
+    """Says a mistake in one line, with the nearest word that exists, and where to read on."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL)
+        if found:
+            words = [word.strip(" '") for word in found[2].split(",")]
+            near = get_close_matches(found[1], words, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(words)}"
+            message = f"{_printable(found[1])!r} is not among what can be said here; {hint}"
+        self.exit(USAGE, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def duration(text: str) -> float:
+    """Seconds, from words such as 30m. More than none: a pause of nothing would be a mistake."""
+    from x0tta6bl4.kernel.units import as_seconds
+
+    try:
+        seconds = as_seconds(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{_printable(text)!r} {error}") from error
+    if seconds <= 0:
+        raise ArgumentTypeError("should be longer than nothing")
+    return seconds
+
+
+def positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
+        raise ArgumentTypeError(f"{_printable(text)!r} should be a whole number from 1 to 1000000")
+    return int(text)
+
+
+def build() -> Parser:
+    """Cheap: nothing of the daemon is imported for it."""
+    parser = Parser(
+        prog="x0tta6bl4", description="Keeps this host's services healthy, proves it, and can say why it did or did not act.",
+        epilog=f"{EXITS}\n\n{ENVIRONMENT}")
+    parser.add_argument("--output", choices=("table", "json"), default="table", help="for people (default) or programs")
+    parser.add_argument("--config", metavar="FILE", default=None, help="the daemon's configuration")
+    parser.add_argument("--state-dir", metavar="DIR", default=None, help="where the daemon's store lies, instead")
+    parser.set_defaults(set=[])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+
+    run = _command(commands, "run", "run", "runs the daemon until SIGTERM or Ctrl-C")
+    _settings(run)
+    validate = _command(commands, "validate", "validate", "tells every mistake in a configuration; starts nothing")
+    _file(validate)
+    _settings(validate)
+
+    config = _group(commands, "config", "shows what is set, and what could be")
+    show = _command(config, "show", "config", "every setting in force", "show")
+    show.add_argument("--origin", action="store_true", help="also where each value comes from")
+    _file(show)
+    _settings(show)
+    _command(config, "reference", "config", "a file with every setting, its default and its meaning", "print_reference")
+
+    _command(commands, "status", "status", "how everything is now; exit code 1 when something is not well")
+    incidents = _command(commands, "incidents", "incidents", "what was wrong, or the whole story of one incident")
+    incidents.add_argument("id", metavar="ID", nargs="?", help="an incident, or a part of its id that fits one only")
+    incidents.add_argument("--all", action="store_true", help="also those that are over")
+    incidents.add_argument("--subject", metavar="S", help="of this subject only")
+    incidents.add_argument("--limit", type=positive, default=50, metavar="N", help="at most so many (default 50)")
+    why = _command(commands, "why", "why", "why something was done about a target, or was not")
+    why.add_argument("target", metavar="TARGET", help="a subject, or an incident's id")
+
+    for name, what in (("approve", "lets the daemon do a step that waits for approval"),
+                       ("reject", "tells the daemon not to do a step that waits for approval")):
+        answer = _command(commands, name, "approvals", what, name)
+        answer.add_argument("plan", metavar="PLAN", help="the plan's id, as `why` and `status` give it")
+        answer.add_argument("--why", default="", metavar="REASON", help="kept with the answer")
+
+    pause = _command(commands, "pause", "pauses", "keeps the daemon's hands off for a while; it goes on watching", "pause")
+    pause.add_argument("target", metavar="TARGET", nargs="?", default="*", help="a subject or a pattern (default '*')")
+    pause.add_argument("--for", dest="seconds", type=duration, required=True, metavar="TIME", help="such as 30m or 2h")
+    pause.add_argument("--reason", default="", metavar="R", help="told to whoever asks why nothing is healed")
+    pause.add_argument("--maintenance", action="store_true", help="call it maintenance instead of a pause")
+    resume = _command(commands, "resume", "pauses", "ends a pause before its time; without TARGET all of them", "resume")
+    resume.add_argument("target", metavar="TARGET", nargs="?", help="as it was given to `pause`")
+
+    simulate = _command(commands, "simulate", "simulate", "looks, judges and says what would be done; does nothing")
+    _settings(simulate)
+    simulate.add_argument("--for", dest="seconds", type=duration, default=3.0, metavar="TIME",
+                          help="how long to look (default 3s)")
+    doctor = _command(commands, "doctor", "doctor", "what this host lacks for the daemon's work, and how to mend it")
+    _settings(doctor)
+    _command(commands, "plugins", "plugins", "every plugin that is installed")
+    flags = _command(commands, "flags", "flags", "the switches that work while the daemon runs")
+    flags.add_argument("name", metavar="NAME", nargs="?", choices=FLAG_NAMES, help=", ".join(FLAG_NAMES))
+    flags.add_argument("value", metavar="on|off", nargs="?", choices=("on", "off"))
+
+    audit = _group(commands, "audit", "the tamper-evident record of what people changed", required=False)
+    _command(audit, "show", "audit", "the latest entries", "show").add_argument(
+        "--limit", type=positive, default=50, metavar="N", help="at most so many (default 50)")
+    _command(audit, "verify", "audit", "checks every link; exit code 1 when one does not hold", "verify")
+    for name, what in (("export", "writes everything that is remembered to a file (- for standard output)"),
+                       ("import", "takes in what `audit export` wrote (- for standard input)")):
+        _command(audit, name, "audit", what, f"{name}_").add_argument("file", metavar="FILE")
+
+    completion = _command(commands, "completion", "completion", "completes commands in your shell")
+    completion.add_argument("shell", choices=SHELLS)
+    _command(commands, "demo", "demo", "breaks a sample service again and again and shows it being healed", "demo",
+             passes_on=True)
+    _command(commands, "demo-service", "demo", "runs the sample service alone", "service", passes_on=True)
+    _command(commands, "version", "version", "the version")
+    return parser
+
+
+Commands = _SubParsersAction  # the type that argparse has no public name for
+
+
+def _command(
+    commands: "Commands[Parser]", name: str, module: str, what: str, function: str = "run", *, passes_on: bool = False
+) -> Parser:
+    parser = commands.add_parser(
+        name, help=what, description=what[:1].upper() + what[1:] + ".", epilog=EXITS, add_help=not passes_on,
+        prefix_chars="\0" if passes_on else "-")
+    parser.set_defaults(module=module, function=function)
+    if passes_on:
+        parser.add_argument("words", nargs="*", metavar="WORD", help="its own options")
+        return parser
+    # Before the command they have their defaults; behind it they count only when they are given.
+    parser.add_argument("--output", choices=("table", "json"), default=SUPPRESS, help="for people or programs")
+    parser.add_argument("--config", metavar="FILE", default=SUPPRESS, help="the daemon's configuration")
+    parser.add_argument("--state-dir", metavar="DIR", default=SUPPRESS, help="where the daemon's store lies, instead")
+    return parser
+
+
+def _group(commands: "Commands[Parser]", name: str, what: str, *, required: bool = True) -> "Commands[Parser]":
+    parser = commands.add_parser(name, help=what, description=what[:1].upper() + what[1:] + ".", epilog=EXITS)
+    if not required:
+        parser.set_defaults(module=name, function="show", limit=50)
+    return parser.add_subparsers(metavar="WHAT", required=required, dest="what")
+
+
+def _settings(parser: Parser) -> None:
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=SUPPRESS,
+                        help="a setting, such as guard.mode=observe; may be given again")
+
+
+def _file(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the configuration, instead of --config")
+
+
+def subparsers(parser: ArgumentParser) -> dict[str, ArgumentParser]:
+    """The commands below this one, by name."""
+    found: dict[str, ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            found |= action.choices
+    return found
+
+
+def options(parser: ArgumentParser) -> list[Action]:
+    return [action for action in parser._actions if not isinstance(action, _SubParsersAction)]
+
+
+def helps(parser: ArgumentParser) -> dict[str, str]:
+    """The one line about each command below this one."""
+    found: dict[str, str] = {}
+    for action in parser._actions:
+        if isinstance(action, _SubParsersAction):
+            found |= {str(choice.dest): choice.help or "" for choice in action._choices_actions}
+    return found

@@ -1,0 +1,90 @@
+"""Lists incidents, and tells the whole story of one as a timeline."""
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Sequence
+
+from x0tta6bl4.cli.display import Display, span
+from x0tta6bl4.cli.exits import OK, Refusal
+from x0tta6bl4.cli.places import known_or_refuse, opened, place_of
+from x0tta6bl4.kernel.facts import Incident, IncidentState
+from x0tta6bl4.kernel.memory import Entry, Knowledge
+
+
+def run(args: Namespace) -> int:
+    return asyncio.run(_run(args, Display(args)))
+
+
+async def _run(args: Namespace, display: Display) -> int:
+    async with opened(place_of(args)) as knowledge:
+        if args.id is not None:
+            incident = await find(knowledge, args.id)
+            story = await knowledge.story(incident.id)
+            if display.as_json:
+                display.json({"incident": incident, "story": story})
+            else:
+                tell(display, incident, story)
+            return OK
+        if args.subject is not None:
+            seen = await knowledge.incidents(limit=10_000)
+            known_or_refuse(args.subject, [*(s.name for s in await knowledge.subjects()), *(i.subject for i in seen)],
+                            "subject")
+        if args.all:
+            found = await knowledge.incidents(subject=args.subject, limit=args.limit)
+        else:
+            newest = reversed(await knowledge.open_incidents())
+            found = [i for i in newest if args.subject in (None, i.subject)][: args.limit]
+    if display.as_json:
+        display.json({"incidents": found})
+    elif not found:
+        about = f" of {args.subject}" if args.subject else ""
+        display.line(f"There is no {'' if args.all else 'open '}incident{about}."
+                     + ("" if args.all else " `--all` shows those that are over."))
+    else:
+        display.table(("INCIDENT", "SUBJECT", "FAULT", "STATE", "OPENED", "SUMMARY"), [
+            (i.id, i.subject, i.fault, i.ended or i.state.value, display.when(i.opened_at), _summary(i)) for i in found
+        ], states=3)
+    return OK
+
+
+async def find(knowledge: Knowledge, id: str) -> Incident:
+    """The incident of that id, or the only one that has this as a part of it."""
+    exact = await knowledge.incident(id)
+    if exact is not None:
+        return exact
+    all_of_them = await knowledge.incidents(limit=10_000)
+    parts = [i for i in all_of_them if id and id in i.id]
+    if len(parts) == 1:
+        return parts[0]
+    if parts:
+        raise Refusal(f"{id!r} is a part of {len(parts)} incidents' ids: {', '.join(i.id for i in parts[:5])}"
+                      + (" and more" if len(parts) > 5 else ""))
+    known_or_refuse(id, [i.id for i in all_of_them], "incident")
+    raise AssertionError("an id that is known was found above")
+
+
+def tell(display: Display, incident: Incident, story: Sequence[Entry]) -> None:
+    display.head(f"{incident.id}: {incident.subject} is {incident.fault}" if incident.state is not IncidentState.CLOSED
+                 else f"{incident.id}: {incident.subject} was {incident.fault}")
+    display.line(incident.summary, 2)
+    display.line(f"{incident.severity.value}, opened {display.when(incident.opened_at)}, {_summary(incident)}", 2)
+    timeline(display, story)
+
+
+def timeline(display: Display, story: Sequence[Entry]) -> None:
+    rows = []
+    for entry in story:
+        rows.append((display.clock(entry.at), entry.kind, entry.text))
+        if entry.kind in ("opened", "outcome"):
+            rows += [("", "", f"because {reason}") for reason in entry.data.get("because") or ()]
+        output = str(entry.data.get("output") or "").strip() if entry.kind == "outcome" else ""
+        rows += [("", "", f"| {line}") for line in output.splitlines()[-5:]]
+    display.table(("WHEN", "WHAT", ""), rows)
+
+
+def _summary(incident: Incident) -> str:
+    again = f"; came back {incident.reopened} times" if incident.reopened > 1 else "; came back" * incident.reopened
+    if incident.closed_at is None:
+        walked = f"; the whole ladder was walked {incident.passes} times" if incident.passes else ""
+        return f"{incident.state.value}{again}{walked}"
+    return f"{incident.ended or 'closed'} after {span(incident.closed_at - incident.opened_at)}{again}"

@@ -1,0 +1,285 @@
+"""Says why something was done about a target, or was not: how it is, what is wrong, what the guard said, what was done."""
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from x0tta6bl4.cli import incidents as stories
+from x0tta6bl4.cli.display import Display, span
+from x0tta6bl4.cli.exits import OK, Refusal
+from x0tta6bl4.cli.live import Now
+from x0tta6bl4.cli.picture import Seen, is_healing_on, pause_words, seen, tell_source, watched_words
+from x0tta6bl4.cli.places import Place, opened, place_of
+from x0tta6bl4.kernel.facts import Answer, Incident, IncidentState, Plan
+from x0tta6bl4.kernel.memory import Approval, Decision, Entry, Knowledge, Pause
+from x0tta6bl4.settings.mistakes import nearest
+
+LATEST = 5
+"""Actions of an open incident that are told in full; the whole story is one command away."""
+
+REMEDIES: Mapping[tuple[str, str], str] = {
+    ("kill switch", "deny"): "`x0tta6bl4 flags auto_healing on` lets it act; if the journal cannot be written, see that "
+                             "the state directory is writable and has space left",
+    ("precondition", "deny"): "nothing: the symptom was gone when it was looked at again",
+    ("maintenance", "hold"): "wait for its end, or end a pause with `x0tta6bl4 resume`; windows stand in "
+                             "guard.maintenance",
+    ("other healers", "hold"): "nothing: something else is healing it already, and two would be in each other's way",
+    ("other healers", "deny"): "start it again yourself when it is wanted (for a unit: `systemctl start`)",
+    ("allowlist", "deny"): "add {action} to guard.allow in the configuration and reload the daemon (SIGHUP), or do it "
+                           "yourself",
+    ("mode", "hold"): "`x0tta6bl4 approve {plan}` or `x0tta6bl4 reject {plan}`",
+    ("mode", "deny"): "do it yourself, or give {subject} the mode approve or auto in the configuration and reload the "
+                      "daemon (SIGHUP)",
+    ("backoff", "hold"): "nothing: it tries again by itself then; mend the cause if you know it",
+    ("variety", "hold"): "look yourself: the same step does not help here",
+    ("budget", "hold"): "look why it needs so many actions; the limits stand in guard.per_target, per_kind and per_group",
+    ("share", "hold"): "nothing: its turn comes when the others are done; the limit stands in guard.share",
+    ("storm brake", "hold"): "look for what so many faults have in common (host, network, a deploy); then it goes on by "
+                             "itself",
+    ("circuit", "hold"): "try {action} by hand: it fails wherever it is tried",
+    ("dependency", "hold"): "see why what it depends on is not well: `x0tta6bl4 why` it",
+    ("planner", "deny"): "write a rule for it (runbooks, rules_dirs), or mend it yourself",
+    ("catalogue", "deny"): "mend the rule: no executor offers that action",
+}
+"""What a person can do about a guard's answer; the answer's own sentence says what it means."""
+
+
+def run(args: Namespace) -> int:
+    return asyncio.run(_run(args, Display(args)))
+
+
+async def _run(args: Namespace, display: Display) -> int:
+    place = place_of(args)
+    async with opened(place) as knowledge:
+        if args.target.startswith("inc-"):
+            incident = await stories.find(knowledge, args.target)
+            picture = await seen(place, knowledge, display.now)
+            cases = [await _case(knowledge, incident)]
+            subject = incident.subject
+        else:
+            subject = args.target
+            picture = await seen(place, knowledge, display.now)
+            past = await knowledge.incidents(subject=subject, limit=1)
+            if picture.find(subject) is None and not past:
+                raise await _unknown(knowledge, subject, picture)
+            open_ones = [i for i in await knowledge.open_incidents() if i.subject == subject]
+            cases = [await _case(knowledge, i) for i in open_ones]
+        closed = await knowledge.incidents(IncidentState.CLOSED, subject, limit=1)
+        last = await _case(knowledge, closed[0]) if closed and not cases else None
+        healing = await is_healing_on(knowledge)
+        pauses = [p for p in await knowledge.pauses() if fnmatchcase(subject, p.target)]
+    if display.as_json:
+        display.json(_json(subject, place, picture, cases, last, healing, pauses))
+    else:
+        _tell(display, subject, place, picture, cases, last, healing, pauses)
+    return OK
+
+
+async def _unknown(knowledge: Knowledge, name: str, picture: Seen) -> Refusal:
+    past = {i.subject for i in await knowledge.incidents(limit=10_000)}
+    near = nearest(name, {*(s.name for s in picture.subjects), *past})
+    hint = f"{near} " if near.startswith("did you") else ""
+    return Refusal(f"nothing is known of {name!r}; {hint}({watched_words(picture)})")
+
+
+class Case:
+    """One incident with everything about it that the answer needs."""
+
+    def __init__(self, incident: Incident, story: Sequence[Entry], decision: Decision | None,
+                 plans: Mapping[str, Plan], approvals: Mapping[str, Approval]) -> None:
+        self.incident = incident
+        self.story = story
+        self.decision = decision
+        self.plans = plans
+        self.approvals = approvals
+
+    @property
+    def latest_plan(self) -> Plan | None:
+        """The plan that the guard spoke of last, else the one that was made last."""
+        if self.decision is not None and self.decision.plan in self.plans:
+            return self.plans[self.decision.plan]
+        return list(self.plans.values())[-1] if self.plans else None
+
+    @property
+    def actions(self) -> list[tuple[Entry, Entry | None]]:
+        """Each intent with its outcome, oldest first."""
+        ends = {e.data.get("step"): e for e in self.story if e.kind == "outcome"}
+        return [(e, ends.get(e.data.get("step"))) for e in self.story if e.kind == "intent"]
+
+    @property
+    def latest_decision(self) -> Decision | None:
+        """The guard's standing answer. What it allowed and what then had its outcome stands no longer."""
+        decision = self.decision
+        if decision is not None and decision.answer is Answer.ALLOW and any(
+                begun.data.get("plan") == decision.plan and ended is not None for begun, ended in self.actions):
+            return None
+        return decision
+
+
+async def _case(knowledge: Knowledge, incident: Incident) -> Case:
+    story = await knowledge.story(incident.id)
+    decisions = [d for d in await knowledge.decisions(incident.subject, limit=500) if d.incident == incident.id]
+    wanted = dict.fromkeys(str(e.data["plan"]) for e in story if e.data.get("plan"))
+    plans = {id: plan for id in wanted if (plan := await knowledge.plan(id)) is not None}
+    approvals = {a.plan: a for a in await knowledge.approvals(limit=1000) if a.plan in plans}
+    return Case(incident, story, decisions[0] if decisions else None, plans, approvals)
+
+
+def remedy(decision: Decision) -> str:
+    """What a person can do about it; empty when there is nothing to say."""
+    text = REMEDIES.get((decision.check, decision.answer.value), "")
+    if decision.check == "mode" and decision.sentence.startswith("rejected"):
+        text = "do it yourself; the plan was rejected and is not asked for again"
+    return text.replace("{action}", decision.action or "the action").replace("{plan}", decision.plan or "PLAN").replace(
+        "{subject}", decision.subject)
+
+
+# -- for programs ------------------------------------------------------------------------------------------------------
+
+def _json(subject: str, place: Place, picture: Seen, cases: Sequence[Case], last: Case | None, healing: bool,
+          pauses: Sequence[Pause]) -> Mapping[str, Any]:
+    return {
+        "target": subject, "now": picture.find(subject), "source": "daemon" if picture.is_live else "store",
+        "seen_at": picture.at, "daemon": place.daemon, "auto_healing": healing, "pauses": pauses,
+        "incidents": [_case_json(case) for case in cases], "last_incident": _case_json(last) if last else None,
+    }
+
+
+def _case_json(case: Case) -> Mapping[str, Any]:
+    decision = case.latest_decision
+    return {
+        "incident": case.incident, "plan": case.latest_plan,
+        "decision": None if decision is None else {
+            "check": decision.check, "answer": decision.answer, "sentence": decision.sentence, "until": decision.until,
+            "at": decision.at, "plan": decision.plan, "action": decision.action, "target": decision.target,
+            "remedy": remedy(decision)},
+        "actions": [{"at": begun.at, **begun.data, "outcome": None if ended is None else {"at": ended.at, **ended.data}}
+                    for begun, ended in case.actions],
+        "story": case.story,
+    }
+
+
+# -- for people --------------------------------------------------------------------------------------------------------
+
+def _tell(display: Display, subject: str, place: Place, picture: Seen, cases: Sequence[Case], last: Case | None,
+          healing: bool, pauses: Sequence[Pause]) -> None:
+    now = picture.find(subject)
+    _tell_now(display, subject, now, place, picture, cases)
+    tell_source(display, place, picture)
+    if not healing:
+        display.line("auto_healing is off: nothing is done about anything; `x0tta6bl4 flags auto_healing on` switches it on.")
+    for pause in pauses:
+        display.line(pause_words(display, pause))
+    for case in cases:
+        display.line()
+        _tell_case(display, case)
+    if last is not None:
+        display.line()
+        _tell_last(display, last)
+    elif not cases:
+        display.line("Nothing was ever wrong with it, as far as is remembered.")
+
+
+def _tell_now(display: Display, subject: str, now: Now | None, place: Place, picture: Seen, cases: Sequence[Case]) -> None:
+    if now is None:
+        display.state(subject, "not watched" if picture.subjects else "unknown",
+                      " any more; what follows is what is remembered of it" if picture.subjects else
+                      "; it was not looked at since the store was made")
+        return
+    mode = f", in mode {now.mode}" if now.mode else ""
+    was = "" if picture.is_live else " (when last seen)"
+    display.state(subject, now.state, f" since {display.when(now.since)}{mode}{was}")
+    if now.summary:
+        display.line(now.summary, 2)
+    if now.state == "well" and not cases:
+        display.line("Nothing is wrong with it, so nothing is done.", 2)
+    elif not cases:
+        display.line("There is no incident about it (yet): what was seen so far is not enough for a finding.", 2)
+
+
+def _tell_case(display: Display, case: Case) -> None:
+    incident, plan, decision = case.incident, case.latest_plan, case.latest_decision
+    closed = incident.state is IncidentState.CLOSED
+    word = incident.ended or "closed" if closed else incident.state.value
+    display.head(f"Incident {incident.id}: {incident.fault}, {word}")
+    display.line(f"{incident.severity.value}, since {display.when(incident.opened_at)}: {incident.summary}", 2)
+    if incident.reopened:
+        display.line(f"It came back {incident.reopened} time{'s' * (incident.reopened != 1)} after it was closed.", 2)
+    for reason in incident.because:
+        display.line(f"because {reason}", 4)
+    if incident.healthy_when:
+        display.line(f"It is over when {' and '.join(map(str, incident.healthy_when))}.", 2)
+    elif not closed:
+        display.line("No probe can prove that it is over; it is closed when nothing is found for a while.", 2)
+    if plan is not None:
+        display.line(f"Planned by rule {plan.rule}, rung {plan.rung} ({plan.id}):", 2)
+        for step in plan.steps:
+            display.line(f"{step.action} on {step.target}", 4)
+        for reason in plan.because[2:]:  # the first two say again what stands above
+            display.line(f"because {reason}", 4)
+    elif not closed:
+        display.line("Nothing is planned about it.", 2)
+    if decision is not None:
+        _tell_decision(display, decision)
+    if case.actions:
+        _tell_actions(display, case)
+    elif not closed:
+        display.line("Nothing was done about it.", 2)
+    if incident.state is IncidentState.ESCALATED:
+        display.line(f"The whole ladder was walked {incident.passes} time{'s' * (incident.passes != 1)} without success: "
+                     "a person is needed. It is still retried, slowly.", 2)
+    display.line(f"The whole story: `x0tta6bl4 incidents {incident.id}`", 2)
+
+
+def _tell_decision(display: Display, decision: Decision) -> None:
+    about = f"{decision.action} on {decision.target} " if decision.action else ""
+    if decision.answer is Answer.ALLOW:
+        display.line(f"The guard allowed {about}{display.when(decision.at)}: {decision.sentence}", 2)
+        return
+    if decision.answer is Answer.DENY:
+        verdict = "DENIED"
+    elif decision.until is None:
+        verdict = "HELD"
+    else:
+        verdict = f"HELD until {display.when(decision.until)}"
+    display.line(f"The guard ({decision.check}): {about}{verdict}: {decision.sentence}", 2)
+    advice = remedy(decision)
+    if advice:
+        display.line(f"what to do: {advice}", 4)
+
+
+def _tell_actions(display: Display, case: Case) -> None:
+    actions = case.actions
+    left_out = len(actions) - LATEST
+    display.line("What was done" + (f" (the latest {LATEST}; {left_out} before them):" if left_out > 0 else ":"), 2)
+    for begun, ended in actions[-LATEST:]:
+        plan = case.plans.get(str(begun.data.get("plan")))
+        rung = f" ({plan.rule}/{plan.rung})" if plan else ""
+        approval = case.approvals.get(str(begun.data.get("plan")))
+        by = f", approved by {approval.who}" if approval is not None and approval.state == "approved" else ""
+        if ended is None:
+            display.line(f"{display.when(begun.at)} {begun.text}{rung}{by}: under way, or cut off by the daemon's end", 4)
+            continue
+        verified = ended.data.get("verified_at")
+        seconds = (float(verified) if verified else ended.at) - begun.at
+        display.line(f"{display.when(begun.at)} {begun.text}{rung}{by}: {str(ended.data.get('result')).upper()} after "
+                     f"{span(max(0.0, seconds))}: {ended.data.get('detail')}", 4)
+        for reason in ended.data.get("because") or ():
+            display.line(f"proof: {reason}", 6)
+        for line in str(ended.data.get("output") or "").strip().splitlines()[-3:]:
+            display.line(f"| {line}", 6)
+
+
+def _tell_last(display: Display, case: Case) -> None:
+    incident = case.incident
+    ended = incident.closed_at if incident.closed_at is not None else incident.updated_at
+    display.line(f"Last trouble: {incident.fault}, {incident.ended or 'closed'} {display.when(ended)}, after "
+                 f"{span(ended - incident.opened_at)}: {incident.summary}")
+    decision = case.latest_decision
+    if decision is not None and decision.answer is not Answer.ALLOW and not case.actions:
+        _tell_decision(display, decision)
+    if case.actions:
+        _tell_actions(display, case)
+    display.line(f"The whole story: `x0tta6bl4 incidents {incident.id}`", 2)

@@ -1,0 +1,973 @@
+"""Answers HTTP requests about the daemon: checks who asks, shows how it is, and words every refusal the same way."""
+
+import asyncio
+import hmac
+import html
+import ipaddress
+import json
+import logging
+import math
+import os
+import re
+import resource
+import secrets
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from x0tta6bl4.kernel.errors import ConfigError, Problem, StoreError
+from x0tta6bl4.kernel.facts import Answer, Incident
+from x0tta6bl4.kernel.flags import known_flag
+from x0tta6bl4.kernel.guard import decision
+from x0tta6bl4.kernel.loop import MAPEK
+from x0tta6bl4.kernel.memory import ActionRecord, plain
+from x0tta6bl4.kernel.policy import Budget
+from x0tta6bl4.kernel.subjects import subject_of
+from x0tta6bl4.kernel.summary import describe
+from x0tta6bl4.kernel.supervise import Failure, guarded
+from x0tta6bl4.observability.memory import MemoryProfiler
+from x0tta6bl4.observability.tracker import ExecutionTracker
+from x0tta6bl4.status.face import Face
+
+log = logging.getLogger("x0tta6bl4.status.app")
+
+Raw = tuple[bytes, bytes]
+
+BODY_LIMIT = 64 * 1024
+"""Bytes of a request's body; nobody has more to say here."""
+ANSWER_WITHIN = 30.0
+"""Seconds for one answer; a reload on a slow disk is the longest there is."""
+DECISIONS_WITHIN = 1.0
+"""Seconds to ask the store what was decided last; a page without it is better than none."""
+SHOWN = 200
+"""Subjects, incidents or conditions on the page; /status has all of them."""
+CPU_WINDOW, CPU_STEP = 60.0, 10.0
+"""Seconds that the CPU share is told about, and between the readings it is told from."""
+
+LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+"""Asked often, by machines, from inside: neither counted against a limit nor sent away to HTTPS."""
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+CSP = b"default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+GUARDING: tuple[Raw, ...] = (
+    (b"content-security-policy", CSP),
+    (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""On every answer, whatever it is."""
+
+
+class EndpointSettings(Protocol):
+    """What the endpoint must know of the settings; ``settings.model.StatusSettings`` has it."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def https_only(self) -> bool: ...
+
+    @property
+    def rate_limit_per_minute(self) -> int: ...
+
+    @property
+    def cors_origins(self) -> Sequence[str]: ...
+
+    @property
+    def prometheus_port(self) -> int | None: ...
+
+    @property
+    def metrics_enabled(self) -> bool: ...
+
+    @property
+    def health_check_interval(self) -> float: ...
+
+
+class Refusal(Exception):
+    """A request that gets no for an answer: the status, a code for programs and words for people."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        suggestions: Sequence[str] = (),
+        headers: Sequence[Raw] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = dict(details or {})
+        self.suggestions = list(suggestions)
+        self.headers = list(headers)
+
+    def body(self, instance: str, request_id: str) -> bytes:
+        """RFC 9457, with the member ``error`` for those who read that."""
+        return _json({
+            "type": f"urn:x0tta6bl4:problem:{self.code.lower().replace('_', '-')}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.message,
+            "instance": instance,
+            "error": {
+                "code": self.code,
+                "message": self.message,
+                "details": self.details,
+                "timestamp": iso(time.time()),
+                "request_id": request_id,
+                "suggestions": self.suggestions,
+            },
+        })
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a limiter said to one request. ``retry_after`` is 0 when it may pass."""
+
+    remaining: int
+    full_in: float
+    retry_after: float
+
+
+class RateLimiter:
+    """A token bucket for each client, kept as the one time at which it will be full again (GCRA).
+
+    A bucket that is full is the same as one never heard of, so those are dropped; at ``most`` buckets the one that was
+    used longest ago makes room.
+    """
+
+    def __init__(self, per_minute: int, most: int = 4096, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute = per_minute
+        self._step = 60.0 / per_minute
+        self._most = most
+        self._clock = clock
+        self._full_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, client: str) -> Taken:
+        now = self._clock()
+        before = max(self._full_at.pop(client, now), now)
+        after = before + self._step
+        late = after - now - 60.0
+        # The sum of many steps is not exactly their product: a hair more is not one request more.
+        is_over = late > 1e-6
+        self._full_at[client] = before if is_over else after
+        self._tidy(now)
+        if is_over:
+            return Taken(0, before - now, late)
+        return Taken(int((60.0 - (after - now)) / self._step + 1e-6), after - now, 0.0)
+
+    def _tidy(self, now: float) -> None:
+        # The longest unused stand first. Two at a time is faster than new ones come in.
+        for _ in range(2):
+            oldest = next(iter(self._full_at))
+            if self._full_at[oldest] > now and len(self._full_at) <= self._most:
+                return
+            del self._full_at[oldest]
+            if not self._full_at:
+                return
+
+
+def client_key(address: str) -> str:
+    """Whom a limit counts for: an IPv4 address, or the IPv6 network that one customer usually has."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
+    return str(parsed)
+
+
+class CpuUse:
+    """The daemon's own CPU time, and its share of one core over the last minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] | None = None) -> None:
+        self._clock = clock
+        self._cpu = cpu or _cpu_seconds
+        self._readings: deque[tuple[float, float]] = deque([(clock(), self._cpu())])
+
+    def tick(self) -> None:
+        now = self._clock()
+        if now - self._readings[-1][0] < CPU_STEP:
+            return
+        self._readings.append((now, self._cpu()))
+        while len(self._readings) > 2 and now - self._readings[1][0] >= CPU_WINDOW:
+            self._readings.popleft()
+
+    def read(self) -> dict[str, float | None]:
+        now, used = self._clock(), self._cpu()
+        since, before = self._readings[0]
+        over = now - since
+        return {
+            "seconds": round(used, 3),
+            "percent": round(100 * (used - before) / over, 2) if over >= 1 else None,
+            "over_seconds": round(over, 1),
+        }
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request, with what the checks at the door found out about it."""
+
+    request: Request
+    id: str
+    headers: dict[bytes, bytes]
+    path: str
+    client: str
+
+    @property
+    def query(self) -> QueryParams:
+        return self.request.query_params
+
+
+Handler = Callable[[Asked], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    path: str
+    methods: Mapping[str, Handler]
+    is_counted: bool = True
+    """Whether its requests are in the metrics. A scrape is not: looking must not change what is looked at."""
+
+    @property
+    def allow(self) -> str:
+        names = {*self.methods, "OPTIONS"} | ({"HEAD"} if "GET" in self.methods else set())
+        return ", ".join(sorted(names))
+
+
+@dataclass
+class Listening:
+    """Where the endpoint can be reached, as far as it could be opened."""
+
+    address: str = ""
+    metrics: str = ""
+    trouble: str = ""
+
+
+class StatusApp:
+    """The ASGI application. ``only`` leaves out all paths but those, for the second port."""
+
+    def __init__(
+        self,
+        face: Face,
+        settings: EndpointSettings,
+        *,
+        connections: Callable[[], int] = lambda: 0,
+        listening: Listening | None = None,
+        cpu: CpuUse | None = None,
+        only: Iterable[str] | None = None,
+    ) -> None:
+        self.face = face
+        self.settings = settings
+        self.limiter = RateLimiter(settings.rate_limit_per_minute)
+        self.cpu = cpu or CpuUse()
+        self._connections = connections
+        self._listening = listening or Listening()
+        self._names = LOOPBACK_NAMES | {settings.host.lower()}
+        self._origins = {origin.lower().encode("latin-1") for origin in settings.cors_origins}
+        self._hosts: dict[bytes, int] = {}
+        self._prefix = secrets.token_hex(5)
+        self._requests = 0
+        self._health_kept: tuple[object, float, dict[str, dict[str, Any]]] | None = None
+        self._scraping = asyncio.Lock()
+        self._reloading = asyncio.Lock()
+        self._always = list(GUARDING)
+        if settings.https_only:
+            self._always.append((b"strict-transport-security", b"max-age=31536000"))
+        if self._origins:
+            self._always.append((b"vary", b"Origin"))
+        routes = [
+            Route("/health", {"GET": self._health}),
+            Route("/livez", {"GET": self._livez}),
+            Route("/readyz", {"GET": self._readyz}),
+            Route("/metrics", {"GET": self._metrics}, is_counted=False),
+            Route("/status", {"GET": self._status}),
+            Route("/", {"GET": self._page}),
+            Route("/style.css", {"GET": self._style}),
+            Route("/-/reload", {"POST": self._reload}),
+            Route("/api/v1/config/features", {"GET": self._features, "POST": self._set_features}),
+        ]
+        wanted = None if only is None else set(only)
+        self._routes = {r.path: r for r in routes if wanted is None or r.path in wanted}
+
+    def new_id(self) -> str:
+        self._requests += 1
+        return f"{self._prefix}-{self._requests:x}"
+
+    # -- the door ------------------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        raw: list[Raw] = scope["headers"]
+        headers = dict(raw)
+        given = headers.get(b"x-request-id", b"")
+        client = scope["client"]
+        path: str = scope["path"]
+        asked = Asked(
+            Request(scope, receive),
+            given.decode("ascii") if _REQUEST_ID.fullmatch(given) else self.new_id(),
+            headers,
+            path,
+            client[0] if client else "",
+        )
+        route = self._routes.get(path)
+        extra: list[Raw] = []
+        try:
+            response = self._check(asked, len(raw) != len(headers), extra) or await self._answer(asked, route)
+        except Refusal as refusal:
+            response = self._refused(asked, refusal)
+        out = response.raw_headers
+        out += self._always
+        out += extra
+        out.append((b"x-request-id", asked.id.encode("ascii")))
+        if b"upgrade" in headers:
+            # The parser takes whatever follows on such a connection for another protocol, which nobody speaks here.
+            out.append((b"connection", b"close"))
+        if not any(name == b"cache-control" for name, _ in out):
+            out.append((b"cache-control", b"no-store"))
+        await response(scope, receive, send)
+        if route is None or route.is_counted:
+            metrics, endpoint = self.face.metrics, route.path if route is not None else "other"
+            metrics.observe("x0tta6bl4_api_latency_seconds", time.perf_counter() - began, endpoint=endpoint)
+            metrics.count("x0tta6bl4_http_requests_total", endpoint=endpoint, code=str(response.status_code))
+
+    def _check(self, asked: Asked, has_repeated_headers: bool, extra: list[Raw]) -> Response | None:
+        """Raises Refusal, or answers at once, or lets the request pass. ``extra`` goes on whatever answer there is."""
+        scope, is_probe = asked.request.scope, asked.path in PROBES
+        if not is_probe:
+            taken = self.limiter.take(client_key(asked.client))
+            extra += self._limit_headers(taken)
+            if taken.retry_after:
+                seconds = math.ceil(taken.retry_after)
+                raise Refusal(
+                    429, "RATE_LIMITED",
+                    f"more than {self.limiter.per_minute} requests in a minute from {asked.client}",
+                    details={"retry_after_seconds": round(taken.retry_after, 3)},
+                    suggestions=[f"ask again in {seconds} s", "an operator can raise status.rate_limit_per_minute"],
+                    headers=[(b"retry-after", b"%d" % seconds)],
+                )
+        host = asked.headers.get(b"host")
+        if has_repeated_headers and sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            raise Refusal(400, "BAD_HOST", "the request names more than one host")
+        if host is None:
+            if scope["http_version"] != "1.0":
+                raise Refusal(400, "BAD_HOST", "the request names no host")
+        elif verdict := self._judge_host(host):
+            raise self._foreign_host(verdict, host)
+        origin = asked.headers.get(b"origin")
+        if origin is not None and origin.lower() in self._origins and scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            extra += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", b"X-Request-ID")]
+        if self.settings.https_only and not is_probe and host is not None and scope["scheme"] == "http" \
+                and asked.headers.get(b"x-forwarded-proto", b"").strip().lower() != b"https":
+            query = b"?" + scope["query_string"] if scope["query_string"] else b""
+            name = _HOST.fullmatch(host.decode("latin-1"))
+            assert name is not None, "a host that has passed the check"
+            place = b"https://" + name[1].encode("ascii") + scope["raw_path"] + query
+            return Response(status_code=308, headers={"location": place.decode("latin-1")})
+        return None
+
+    def _limit_headers(self, taken: Taken) -> list[Raw]:
+        limit, left, seconds = self.limiter.per_minute, taken.remaining, math.ceil(taken.full_in)
+        return [
+            (b"ratelimit-policy", b'"default";q=%d;w=60' % limit),
+            (b"ratelimit", b'"default";r=%d;t=%d' % (left, seconds)),
+            (b"x-ratelimit-limit", b"%d" % limit),
+            (b"x-ratelimit-remaining", b"%d" % left),
+            (b"x-ratelimit-reset", b"%d" % seconds),
+        ]
+
+    def _judge_host(self, host: bytes) -> int:
+        """0, or the status to refuse with. A page of another site whose name was made to lead here has its own name."""
+        known = self._hosts.get(host)
+        if known is not None:
+            return known
+        if len(self._hosts) >= 64:
+            self._hosts.clear()
+        verdict = self._hosts[host] = self._look_at_host(host.decode("latin-1"))
+        return verdict
+
+    def _look_at_host(self, host: str) -> int:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return 400
+        name = match[1].lower().rstrip(".")
+        if name in self._names or name.endswith(".localhost"):
+            return 0
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return 400 if name.startswith("[") else 421
+        return 0
+
+    def _foreign_host(self, status: int, host: bytes) -> Refusal:
+        shown = ascii(host[:100].decode("latin-1"))
+        if status == 400:
+            return Refusal(400, "BAD_HOST", f"this is no host: {shown}")
+        return Refusal(
+            421, "FOREIGN_HOST", f"{shown} is not a name of this endpoint",
+            suggestions=["use the IP address or localhost", "or set status.host (HOST) to that name"],
+        )
+
+    async def _answer(self, asked: Asked, route: Route | None) -> Response:
+        method: str = asked.request.scope["method"]
+        if route is None:
+            raise Refusal(404, "NOT_FOUND", "there is nothing here",
+                          suggestions=["there are: " + ", ".join(sorted(self._routes))])
+        handler = route.methods.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            if method == "OPTIONS":
+                return self._options(asked, route)
+            raise Refusal(405, "METHOD_NOT_ALLOWED", f"{method} means nothing here",
+                          suggestions=[f"{route.path} takes {route.allow}"],
+                          headers=[(b"allow", route.allow.encode("ascii"))])
+        answer = await guarded(lambda: handler(asked), ANSWER_WITHIN)
+        if not isinstance(answer, Failure):
+            return answer
+        if isinstance(answer.exception, Refusal):
+            raise answer.exception
+        log.error("a request could not be answered", exc_info=answer.exception,
+                  extra={"endpoint": route.path, "request_id": asked.id, "reason": answer.message})
+        raise Refusal(500, "INTERNAL_ERROR", "the daemon could not answer; its log says why",
+                      suggestions=[f"look for request_id {asked.id} in the log"])
+
+    def _options(self, asked: Asked, route: Route) -> Response:
+        headers = {"allow": route.allow}
+        wanted = asked.headers.get(b"access-control-request-method")
+        if wanted is not None and asked.headers.get(b"origin", b"").lower() in self._origins and "GET" in route.methods:
+            headers |= {"access-control-allow-methods": "GET", "access-control-max-age": "600"}
+        return Response(status_code=204, headers=headers)
+
+    def _refused(self, asked: Asked, refusal: Refusal) -> Response:
+        instance = asked.request.scope["raw_path"][:200].decode("latin-1")
+        response = Response(refusal.body(instance, asked.id), refusal.status, media_type="application/problem+json")
+        response.raw_headers += refusal.headers
+        return response
+
+    # -- probes --------------------------------------------------------------------------------------------------
+
+    async def _health(self, asked: Asked) -> Response:
+        health = self.face.health
+        components = self._components()
+        overall = health.overall(components)
+        is_strict = bool(asked.request.scope["query_string"]) and asked.query.get("strict", "").lower() in ("1", "true")
+        body = _json({
+            "status": overall,
+            "timestamp": iso(time.time(), "seconds"),
+            "components": components,
+            "version": self.face.version,
+        })
+        return Response(body, 503 if is_strict and overall != "healthy" else 200, media_type="application/json")
+
+    def _components(self) -> dict[str, dict[str, Any]]:
+        """Kept for as long as the settings say, but not beyond a change that costs nothing to see."""
+        loop, now = self.face.loop, time.monotonic()
+        signs = (loop, loop.status, loop.standing.store_trouble)
+        kept = self._health_kept
+        if kept is not None and kept[0] == signs and now - kept[1] < self.settings.health_check_interval:
+            return kept[2]
+        components = self.face.health.components()
+        self._health_kept = (signs, now, components)
+        return components
+
+    async def _livez(self, asked: Asked) -> Response:
+        """That it answers is all there is to know: a restart mends no dependency."""
+        return _checks("livez", {"ping": ""}, asked.query)
+
+    async def _readyz(self, asked: Asked) -> Response:
+        loop = self.face.loop
+        return _checks("readyz", {
+            "loop-running": "" if loop.status == "running" else f"the loop is {loop.status}",
+            "first-cycle": "" if loop.first_turn.is_set() else "no cycle has ended yet",
+            "store": loop.standing.store_trouble,
+        }, asked.query)
+
+    async def _metrics(self, asked: Asked) -> Response:
+        metrics = self.face.metrics
+        if not (self.settings.metrics_enabled and metrics.enabled):
+            raise Refusal(404, "METRICS_DISABLED", "metrics are switched off",
+                          suggestions=["set METRICS_ENABLED=true or status.metrics_enabled: true"])
+        accept = asked.headers.get(b"accept", b"").decode("latin-1")
+        is_packed = _takes_gzip(asked.headers.get(b"accept-encoding", b"").decode("latin-1"))
+
+        def written() -> tuple[bytes, str]:
+            page, kind = metrics.exposition(accept)
+            if is_packed:
+                packer = zlib.compressobj(level=4, wbits=31)
+                page = packer.compress(page) + packer.flush()
+            return page, kind
+
+        # One at a time: many scrapers at once must not take all threads from the rest of the daemon.
+        async with self._scraping:
+            page, kind = await asyncio.to_thread(written)
+        headers = {"content-type": kind, "vary": "Accept, Accept-Encoding"}
+        if is_packed:
+            headers["content-encoding"] = "gzip"
+        return Response(page, headers=headers)
+
+    # -- what is shown -------------------------------------------------------------------------------------------
+
+    async def _report(self) -> dict[str, Any]:
+        return await report(self.face, self.cpu, self._connections(), self._listening)
+
+    async def _status(self, asked: Asked) -> Response:
+        return Response(_json(await self._report()), media_type="application/json")
+
+    async def _page(self, asked: Asked) -> Response:
+        text = "".join(page(await self._report()))
+        return Response(text.encode("utf-8", "replace"), media_type="text/html")
+
+    async def _style(self, asked: Asked) -> Response:
+        return Response(STYLE, headers={"content-type": "text/css; charset=utf-8", "cache-control": "max-age=3600"})
+
+    # -- what is changed -----------------------------------------------------------------------------------------
+
+    def _authorize(self, asked: Asked) -> None:
+        given = asked.headers.get(b"authorization", b"")
+        scheme, _, shown = given.partition(b" ")
+        token = self.face.token.encode()
+        # An empty token would let everybody in who shows an empty one.
+        if token and scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), token):
+            return
+        challenge = b'Bearer realm="x0tta6bl4"' + (b', error="invalid_token"' if given else b"")
+        raise Refusal(
+            401, "UNAUTHORIZED", "this is not the operator's token" if given else "this needs the operator's token",
+            suggestions=["send `Authorization: Bearer TOKEN`; the token is in operator.token in the state directory, "
+                         "which only the daemon's user can read"],
+            headers=[(b"www-authenticate", challenge)],
+        )
+
+    async def _json_body(self, asked: Asked, *, is_needed: bool) -> Any:
+        declared = asked.headers.get(b"content-length", b"0")
+        too_much = Refusal(413, "BODY_TOO_LARGE", f"the body is larger than {BODY_LIMIT} bytes")
+        if declared.isdigit() and int(declared[:20]) > BODY_LIMIT:
+            raise too_much
+        body = bytearray()
+        try:
+            async for chunk in asked.request.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT:
+                    raise too_much
+        except ClientDisconnect as error:
+            raise Refusal(400, "BODY_INCOMPLETE", "the body ended too early") from error
+        if not body and not is_needed:
+            return None
+        kind = asked.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise Refusal(415, "NOT_JSON", "the body must be application/json",
+                          suggestions=["send `Content-Type: application/json`"])
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            why = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
+            raise Refusal(400, "BAD_JSON", f"the body is not JSON: {why[:200]}") from error
+
+    async def _reload(self, asked: Asked) -> Response:
+        self._authorize(asked)
+        await self._json_body(asked, is_needed=False)
+        log.info("reload asked for", extra={"client": asked.client, "request_id": asked.id})
+        async with self._reloading:
+            mistakes = await self.face.reload()
+        if mistakes:
+            number = f"{len(mistakes)} mistake{'s' * (len(mistakes) != 1)}"
+            raise Refusal(
+                422, "CONFIG_INVALID", f"the configuration has {number}; the old one stays in force",
+                details={"mistakes": list(mistakes)},
+                suggestions=["`x0tta6bl4 validate FILE` checks it without starting anything"],
+            )
+        return Response(_json({"reloaded": True, "timestamp": iso(time.time())}), media_type="application/json")
+
+    async def _features(self, asked: Asked) -> Response:
+        self._authorize(asked)
+        return Response(_json(self.face.loop.parts.flags.as_dict()), media_type="application/json")
+
+    async def _set_features(self, asked: Asked) -> Response:
+        self._authorize(asked)
+        wanted = _flags_in(await self._json_body(asked, is_needed=True))
+        for name, value in wanted.items():
+            try:
+                await self.face.set_flag(name, value, f"operator over HTTP from {asked.client}")
+            except ConfigError as error:
+                raise _wrong_flags(error.problems or [Problem(f"flags.{name}", error.message)]) from error
+            except StoreError as error:
+                raise Refusal(503, "STORE_FAILING", f"{name} was not set: {error.message}",
+                              suggestions=[error.remedy], headers=[(b"retry-after", b"5")]) from error
+            log.info("flag set", extra={"flag": name, "value": value, "client": asked.client, "request_id": asked.id})
+        return Response(_json(self.face.loop.parts.flags.as_dict()), media_type="application/json")
+
+
+def _flags_in(body: Any) -> dict[str, bool]:
+    """The flags to set, or a Refusal with every mistake: then none is set."""
+    if not isinstance(body, dict) or not body:
+        raise Refusal(422, "NO_FLAGS", "the body must be an object of flags",
+                      suggestions=['for example {"auto_healing": true}'])
+    problems: list[Problem] = []
+    for name, value in body.items():
+        try:
+            known_flag(name)
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            if not isinstance(value, bool):
+                problems.append(Problem(f"flags.{name}", "must be true or false"))
+    if problems:
+        raise _wrong_flags(problems)
+    return body
+
+
+def _wrong_flags(problems: Sequence[Problem]) -> Refusal:
+    return Refusal(
+        422, "INVALID_FLAGS", "; ".join(map(str, problems[:5]))[:1000],
+        details={"mistakes": [{"where": p.where[:200], "message": p.message, "hint": p.hint} for p in problems[:50]]},
+        suggestions=sorted({p.hint for p in problems if p.hint}),
+    )
+
+
+def _checks(name: str, checks: Mapping[str, str], query: QueryParams) -> Response:
+    """As Kubernetes words it. A check with a reason has failed, unless it was excluded."""
+    excluded = set(query.getlist("exclude")) if query else set()
+    failed = [check for check, reason in checks.items() if reason and check not in excluded]
+    lines = [
+        f"[+]{check} excluded: ok" if check in excluded
+        else f"[-]{check} failed: {reason}" if reason
+        else f"[+]{check} ok"
+        for check, reason in checks.items()
+    ]
+    if unknown := sorted(excluded - checks.keys()):
+        quoted = ", ".join(ascii(one[:100]) for one in unknown[:20])
+        lines.append(f"warn: some health checks cannot be excluded: no matches for {quoted}")
+    lines.append(f"{name} check {'failed' if failed else 'passed'}")
+    if not failed and "verbose" not in query:
+        lines = ["ok"]
+    return Response("\n".join(lines) + "\n", 503 if failed else 200, media_type="text/plain")
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    weights = {}
+    for offer in accept_encoding.lower().split(","):
+        coding, *parameters = (part.strip() for part in offer.split(";"))
+        weight = next((p[2:].strip() for p in parameters if p.startswith("q=")), "1")
+        weights[coding] = re.fullmatch(r"0?\.?0*", weight) is None
+    return weights.get("gzip", weights.get("*", False))
+
+
+def iso(wall: float, timespec: str = "milliseconds") -> str | None:
+    """As ISO 8601 in UTC; None for a time that no calendar has."""
+    try:
+        return datetime.fromtimestamp(wall, UTC).isoformat(timespec=timespec).removesuffix("+00:00") + "Z"
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+async def report(face: Face, cpu: CpuUse, connections: int, listening: Listening) -> dict[str, Any]:
+    """Everything there is to know about the daemon and what it cares for, in JSON's own types."""
+    loop = face.loop
+    wall = loop.parts.clock.wall()
+    memory = MemoryProfiler().get_memory_stats()
+    said = await _decisions(loop)
+    incidents = [_incident(i, said.get(i.id)) for i in sorted(loop.incidents.open, key=lambda i: i.opened_at)]
+    told: dict[str, Any] = {
+        "version": face.version,
+        "timestamp": iso(wall),
+        "started_at": iso(face.started_at),
+        "uptime_seconds": round(max(0.0, wall - face.started_at), 3),
+        "pid": os.getpid(),
+        "memory": {"rss_mb": round(memory["current_mb"], 2), "peak_mb": round(memory["peak_mb"], 2)},
+        "cpu": cpu.read(),
+        "connections": connections,
+        "listening": {"address": listening.address, "metrics": listening.metrics, "trouble": listening.trouble},
+        "loop": _loop(loop),
+        "subjects": _subjects(loop, incidents),
+        "incidents": incidents,
+        "held_back": [
+            {"incident": i["id"], "subject": i["subject"], **i["decision"]}
+            for i in incidents if i["decision"] is not None and i["decision"]["answer"] != Answer.ALLOW.value
+        ],
+        "in_treatment": sorted(loop.standing.in_treatment),
+        "approvals_wanted": [
+            {"plan": a.plan, "incident": a.incident, "why": a.why, "expires": iso(a.expires)}
+            for a in loop.standing.approvals.values() if a.state == "wanted" and a.expires > wall
+        ],
+        "pauses": [
+            {"target": p.target, "kind": p.kind, "reason": p.reason, "who": p.who, "since": iso(p.since),
+             "until": iso(p.until)}
+            for p in loop.standing.pauses if p.until > wall
+        ],
+        "flags": loop.parts.flags.as_dict(),
+        "budgets": _budgets(loop),
+        "conditions": [
+            {"code": c.code, "title": c.title, "meaning": c.meaning, "severity": c.severity, "since": iso(c.since)}
+            for c in face.conditions()
+        ],
+        "configuration": dict(face.describe()),
+        "stages": loop.parts.stages.all_statistics() if isinstance(loop.parts.stages, ExecutionTracker) else {},
+    }
+    shown = plain(told)
+    assert isinstance(shown, dict)
+    return shown
+
+
+def _loop(loop: MAPEK) -> dict[str, Any]:
+    turn = loop.last_turn
+    return {
+        "state": loop.lifecycle.current_state.value,
+        "status": loop.status,
+        "cycles": loop.cycle_count,
+        "overruns": loop.overruns,
+        "timeouts": loop.timeouts,
+        "interval_seconds": loop.interval,
+        "seconds_since_progress": round(loop.parts.clock.monotonic() - loop.last_progress, 3),
+        "last_turn": None if turn is None else {
+            "number": turn.number,
+            "trigger": turn.trigger,
+            "scope": None if turn.scope is None else sorted(turn.scope),
+            "findings": len(turn.findings),
+            "responses": list(turn.responses),
+            "seconds": round(turn.seconds, 6),
+            "result": turn.result,
+        },
+    }
+
+
+def _subjects(loop: MAPEK, incidents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    sight, clock = loop.parts.sight, loop.parts.clock
+    now, wall = clock.monotonic(), clock.wall()
+    ids: dict[str, list[str]] = {}
+    for incident in incidents:
+        ids.setdefault(incident["subject"], []).append(incident["id"])
+    # An incident may be about something that nobody put under care: a disk, a monitor that went blind.
+    told = []
+    for name in sorted(sight.subjects.keys() | ids.keys()):
+        subject, how = subject_of(sight.subjects, name), describe(sight, loop.incidents, name, now)
+        told.append({
+            "name": name,
+            "kind": subject.kind,
+            "mode": subject.mode,
+            "group": subject.group,
+            "depends_on": list(subject.depends_on),
+            "state": how.state,
+            "since": iso(wall - max(0.0, now - how.since)),
+            "summary": how.summary,
+            "incidents": ids.get(name, []),
+        })
+    return told
+
+
+def _incident(incident: Incident, said: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "id": incident.id,
+        "subject": incident.subject,
+        "fault": incident.fault,
+        "state": incident.state.value,
+        "severity": incident.severity.value,
+        "summary": incident.summary,
+        "opened_at": iso(incident.opened_at),
+        "updated_at": iso(incident.updated_at),
+        "reopened": incident.reopened,
+        "rung": incident.rung,
+        "tries": incident.tries,
+        "because": list(incident.because),
+        "decision": said,
+    }
+
+
+async def _decisions(loop: MAPEK) -> dict[str, dict[str, Any]]:
+    """Incident -> what was last decided about it, from the store; what the last turn decided where the store fails."""
+    said: dict[str, dict[str, Any]] = {}
+    if loop.last_turn is not None:
+        for plan, incident, verdicts in loop.last_turn.decisions:
+            verdict = decision(verdicts)
+            said[incident.id] = {
+                "at": None, "check": verdict.check, "answer": verdict.answer.value, "sentence": verdict.sentence,
+                "until": None if verdict.until is None else iso(verdict.until),
+                "action": plan.steps[0].action if plan is not None and plan.steps else "",
+            }
+    subjects = list(dict.fromkeys(i.subject for i in loop.incidents.open))[:SHOWN]
+    try:
+        async with asyncio.timeout(DECISIONS_WITHIN):
+            for subject in subjects:
+                for one in reversed(await loop.parts.knowledge.decisions(subject, limit=20)):
+                    said[one.incident] = {
+                        "at": iso(one.at), "check": one.check, "answer": one.answer.value, "sentence": one.sentence,
+                        "until": None if one.until is None else iso(one.until), "action": one.action,
+                    }
+    except (StoreError, TimeoutError) as error:
+        log.debug("the decisions could not be read", extra={"reason": str(error)})
+    return said
+
+
+def _budgets(loop: MAPEK) -> dict[str, Any]:
+    policy, wall = loop.parts.policy, loop.parts.clock.wall()
+    subjects = loop.parts.sight.subjects
+
+    def of(budget: Budget, key: Callable[[ActionRecord], str], names: Iterable[str]) -> dict[str, Any]:
+        spent = Counter(map(key, loop.guard.ledger.since(wall - budget.window, lambda r: r.disruptive)))
+        return {
+            "of": budget.count,
+            "window_seconds": budget.window,
+            "spent": {
+                name: {"used": spent[name], "of": budget.count, "left": max(0, budget.count - spent[name])}
+                for name in sorted({*names, *spent} - {""})
+            },
+        }
+
+    return {
+        "per_target": of(policy.per_target, lambda r: r.target, subjects),
+        "per_kind": of(policy.per_kind, lambda r: r.action, ()),
+        "per_group": of(policy.per_group, lambda r: r.group, (s.group for s in subjects.values())),
+    }
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+GOOD = frozenset({"well", "running"})
+DOUBTFUL = frozenset({"unknown", "recovering", "treated", "warning", "waiting", "responding", "stopping"})
+
+
+def _tone(word: str) -> str:
+    """Which colour a word has; the word itself always stands there too."""
+    return "good" if word in GOOD else "doubtful" if word in DOUBTFUL else "quiet" if word == "info" else "bad"
+
+
+def page(told: Mapping[str, Any]) -> Iterator[str]:
+    """The report as one page for people: no script, nothing from elsewhere, every text escaped."""
+    text = html.escape
+    loop, subjects, incidents = told["loop"], told["subjects"], told["incidents"]
+    well = sum(subject["state"] == "well" for subject in subjects)
+
+    def word(value: str) -> str:
+        return f'<span class="word {_tone(value)}">{text(value)}</span>'
+
+    def clock(value: str | None) -> str:
+        if value is None:
+            return "at an unknown time"
+        return f'<time datetime="{text(value)}">{text(value[:10])} {text(value[11:19])} UTC</time>'
+
+    def more(shown: Sequence[Any]) -> str:
+        return f'<p>{len(shown) - SHOWN} more are in <a href="/status">/status</a>.</p>' if len(shown) > SHOWN else ""
+
+    headline = f"{len(incidents)} open incident{'s' * (len(incidents) != 1)}" if incidents else "no open incident"
+    yield (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><meta http-equiv="refresh" content="5">'
+        f"<title>{text(headline)} – x0tta6bl4</title>"
+        '<link rel="stylesheet" href="/style.css"></head><body>'
+        f"<header><h1>x0tta6bl4</h1><p>{word(loop['status'])} {text(headline)}, "
+        f"{well} of {len(subjects)} subject{'s' * (len(subjects) != 1)} well</p></header><main>"
+    )
+    if told["conditions"]:
+        yield '<section><h2>About the daemon itself</h2><ul class="cards">'
+        for condition in told["conditions"][:SHOWN]:
+            yield (
+                f"<li><h3>{word(condition['severity'])} {text(condition['title'])}</h3>"
+                f"<p>{text(condition['meaning'])}</p><p class=\"small\">since {clock(condition['since'])}</p></li>"
+            )
+        yield f"</ul>{more(told['conditions'])}</section>"
+    yield "<section><h2>Open incidents</h2>"
+    if incidents:
+        yield '<ul class="cards">'
+        for incident in incidents[:SHOWN]:
+            said = incident["decision"]
+            decided = "nothing decided yet" if said is None else \
+                f"{text(said['answer'])} by {text(said['check'])}: {text(said['sentence'])}"
+            yield (
+                f"<li><h3>{word(incident['severity'])} {text(incident['subject'])}: {text(incident['fault'])}</h3>"
+                f"<p>{text(incident['summary'])}</p><p>{word(incident['state'])} {decided}</p>"
+                f"<p class=\"small\"><code>{text(incident['id'])}</code> since {clock(incident['opened_at'])}</p></li>"
+            )
+        yield f"</ul>{more(incidents)}</section>"
+    else:
+        yield "<p>None.</p></section>"
+    yield "<section><h2>What is watched</h2>"
+    if subjects:
+        yield '<ul class="rows">'
+        order = {"bad": 0, "doubtful": 1, "quiet": 2, "good": 3}
+        for subject in sorted(subjects, key=lambda s: (order[_tone(s["state"])], s["name"]))[:SHOWN]:
+            yield (
+                f"<li><div>{word(subject['state'])} <b>{text(subject['name'])}</b> "
+                f"<span class=\"small\">{text(subject['kind'])}, {text(subject['mode'])}</span></div>"
+                f"<div>{text(subject['summary'])}</div>"
+                f"<div class=\"small\">since {clock(subject['since'])}</div></li>"
+            )
+        yield f"</ul>{more(subjects)}</section>"
+    else:
+        yield "<p>Nothing is under care yet: name it under <code>subjects</code> in the configuration.</p></section>"
+    if told["pauses"]:
+        yield "<section><h2>Paused</h2><ul>"
+        for pause in told["pauses"][:SHOWN]:
+            yield (
+                f"<li><b>{text(pause['target'])}</b> by {text(pause['who'])} until {clock(pause['until'])}"
+                f"{': ' + text(pause['reason']) if pause['reason'] else ''}</li>"
+            )
+        yield "</ul></section>"
+    is_off = "" if told["flags"].get("auto_healing", True) else ", auto_healing is off"
+    yield (
+        '</main><footer><nav><a href="/status">status</a> <a href="/metrics">metrics</a> <a href="/health">health</a>'
+        f"</nav><p class=\"small\">version {text(told['version'])}{is_off}"
+        f", cycle {loop['cycles']}, pid {told['pid']}, {told['memory']['rss_mb']:.0f} MiB, up since "
+        f"{clock(told['started_at'])}, read at {clock(told['timestamp'])}</p></footer></body></html>\n"
+    )
+
+
+STYLE = """\
+:root { color-scheme: light dark; --ink: #1c2126; --paper: #fff; --line: #d5dae0; --soft: #59636e; --card: #f6f8fa;
+  --good: #1a7f37; --doubtful: #8a5a00; --bad: #b3202a; --quiet: #59636e; --link: #0757b8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --paper: #14181c; --line: #363d45; --soft: #9aa5b1; --card: #1d2329;
+    --good: #4cc26b; --doubtful: #e0a63a; --bad: #ff7b72; --quiet: #9aa5b1; --link: #75b2ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+header, footer { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; }
+header p, footer p, h1, h3, .cards p { margin: 0; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.5rem 0 .5rem; } h3 { font-size: 1rem; }
+ul { margin: 0; padding-left: 1.2rem; }
+.cards, .rows { list-style: none; padding: 0; }
+.cards li { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem;
+  margin-bottom: .5rem; }
+.rows li { display: grid; grid-template-columns: 16rem 1fr; gap: 0 1rem; padding: .4rem 0;
+  border-top: 1px solid var(--line); }
+.rows li > :last-child { grid-column: 2; }
+.word { font-weight: 600; border: 1px solid; border-radius: .3rem; padding: 0 .35rem; font-size: .85rem; }
+.good { color: var(--good); } .doubtful { color: var(--doubtful); } .bad { color: var(--bad); }
+.quiet { color: var(--quiet); }
+.small { color: var(--soft); font-size: .85rem; }
+a { color: var(--link); } nav a { display: inline-block; padding: .6rem .8rem .6rem 0; }
+footer { border-top: 1px solid var(--line); margin-top: 1.5rem; }
+@media (max-width: 40rem) { .rows li { grid-template-columns: 1fr; } .rows li > :last-child { grid-column: 1; } }
+"""

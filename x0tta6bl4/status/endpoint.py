@@ -1,0 +1,279 @@
+"""Opens the daemon's HTTP endpoint, bounds what its clients can cost, and closes it; healing never waits for it."""
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Collection
+from http import HTTPStatus
+from typing import cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from x0tta6bl4.status.app import GUARDING, CpuUse, EndpointSettings, Listening, Refusal, StatusApp
+from x0tta6bl4.status.face import Face
+
+log = logging.getLogger("x0tta6bl4.status.endpoint")
+
+TICK = 1.0
+"""Seconds between looks at the connections. Each wakes an idle daemon, so one is for all that is periodic here."""
+REQUEST_WITHIN = 10.0
+"""Seconds for a request to arrive in full, from its first byte, or from the connection's opening."""
+UNREAD_WITHIN = 20.0
+"""Seconds for a client to read its answer."""
+KEEP_ALIVE = 20
+"""Seconds that an idle connection stays open: longer than the usual pause between two scrapes."""
+HEAD_LIMIT = 16 * 1024
+HEADERS = 100
+MESSAGE_LIMIT = 8 * 1024 * 1024
+"""Bytes of one request. A body over its own limit is refused in words and read to here, or the words get lost."""
+CONNECTIONS = 256
+CLOSE_WITHIN = 0.5
+"""Seconds that answers under way get when the endpoint closes."""
+
+
+class _Connection(HttpToolsProtocol):
+    """One client. Bounds what uvicorn leaves open: how large and how slow a request may be, and how many there are."""
+
+    arriving_since: float | None = None
+    """When the request began of which not all is there; None while it is answered, and between requests."""
+    stuck_since: float | None = None
+    arrived = 0
+    is_in_head = True
+    refusal: Refusal | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types it
+        super().connection_made(transport)
+        self.arriving_since = self.loop.time()
+        if len(self.connections) > CONNECTIONS:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Who has waited longest for nothing goes; when all are being answered, who came last."""
+        idle = [c for c in cast("set[_Connection]", self.connections) if c is not self and not c.is_answered]
+        least = min(idle, key=lambda c: c.arriving_since or 0.0, default=self)
+        self.connections.discard(least)
+        least.transport.abort()
+
+    @property
+    def is_answered(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def data_received(self, data: bytes) -> None:
+        if self.arriving_since is None:
+            self.arriving_since, self.arrived, self.is_in_head = self.loop.time(), 0, True
+        self.arrived += len(data)
+        super().data_received(data)
+        if self.arriving_since is None or self.transport.is_closing():
+            return
+        if self.is_in_head and self.arrived > HEAD_LIMIT:
+            self.refuse(_too_large())
+        elif self.arrived > MESSAGE_LIMIT:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.arriving_since is None:  # the next one of several in one packet
+            self.arriving_since, self.arrived = self.loop.time(), 0
+        self.is_in_head = True
+
+    def on_headers_complete(self) -> None:
+        self.is_in_head = False
+        if len(self.headers) > HEADERS or (
+            self.arrived > HEAD_LIMIT and len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > HEAD_LIMIT
+        ):
+            self.refusal = _too_large()
+            raise self.refusal  # the parser stops, and uvicorn asks for the answer to a bad request
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.arriving_since = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for what the parser does not take."""
+        self.refuse(self.refusal or Refusal(400, "MALFORMED_REQUEST", "this is not a request in HTTP/1.1"))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """The last words on this connection, where no application could say them."""
+        if not self.is_answered and not self.transport.is_closing():
+            request_id = self.new_id()
+            body = refusal.body("/", request_id)
+            headers = [
+                *self.server_state.default_headers,
+                *GUARDING,
+                (b"content-type", b"application/problem+json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"cache-control", b"no-store"),
+                (b"x-request-id", request_id.encode("ascii")),
+                (b"connection", b"close"),
+            ]
+            head = b"HTTP/1.1 %d %s\r\n" % (refusal.status, HTTPStatus(refusal.status).phrase.encode("ascii"))
+            self.transport.write(head + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body)
+        self.transport.close()
+
+    def new_id(self) -> str:
+        app = self.config.app
+        assert isinstance(app, StatusApp), "what _Server was built with"
+        return app.new_id()
+
+    def look(self, now: float) -> None:
+        """Ends what takes too long. One look a second for all costs less than a timer for each request."""
+        if self.arriving_since is not None and now - self.arriving_since > REQUEST_WITHIN:
+            if self.is_answered or not self.arrived:
+                self.transport.abort()
+                return
+            self.refuse(Refusal(408, "REQUEST_TIMEOUT", f"the request took longer than {REQUEST_WITHIN:g} s to arrive"))
+        if not (self.transport.is_closing() or self.transport.get_write_buffer_size()):
+            self.stuck_since = None
+        elif self.stuck_since is None:
+            self.stuck_since = now
+        elif now - self.stuck_since > UNREAD_WITHIN:
+            self.transport.abort()
+
+
+def _too_large() -> Refusal:
+    return Refusal(431, "HEADERS_TOO_LARGE", f"the head of a request may have {HEAD_LIMIT} bytes and {HEADERS} headers")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, driven from here: it neither touches signals nor wakes ten times a second nor exits."""
+
+    def __init__(self, app: StatusApp, sockets: Collection[socket.socket]) -> None:
+        super().__init__(uvicorn.Config(
+            app, loop="asyncio", http=_Connection, ws="none", lifespan="off", interface="asgi3", log_config=None,
+            log_level="error", access_log=False, proxy_headers=False, server_header=False,
+            timeout_keep_alive=KEEP_ALIVE, backlog=CONNECTIONS,
+        ))
+        self.sockets = list(sockets)
+        self.servers: list[asyncio.Server] = []
+
+    @property
+    def clients(self) -> "set[_Connection]":
+        return cast("set[_Connection]", self.server_state.connections)
+
+    async def begin(self) -> None:
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.on_tick(0)
+        await self.startup(self.sockets)
+
+    async def look(self) -> None:
+        await self.on_tick(0)  # the Date header
+        now = asyncio.get_running_loop().time()
+        for client in list(self.clients):
+            client.look(now)
+
+    async def end(self) -> None:
+        """Answers under way are finished if that is soon; nobody who does not read or write can delay it."""
+        for server in self.servers:
+            server.close()
+        for listening in self.sockets:
+            listening.close()
+        for client in list(self.clients):
+            client.shutdown()
+        tasks = set(self.server_state.tasks)
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=CLOSE_WITHIN)
+        for client in list(self.clients):
+            client.transport.abort()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_WITHIN / 2)
+
+
+async def serve(face: Face, settings: EndpointSettings, told: Callable[[str, str], None]) -> None:
+    """Answers until cancelled. ``told`` hears once: the address, or why there is none, and then this returns."""
+    try:
+        sockets = await _bind(settings.host, settings.port)
+    except OSError as error:
+        told("", _why(error, settings.host, settings.port, "PORT or status.port"))
+        return
+    cpu, listening = CpuUse(), Listening(_url(settings.host, sockets[0]))
+    app = StatusApp(face, settings, connections=lambda: sum(len(s.clients) for s in servers), listening=listening,
+                    cpu=cpu)
+    servers = [_Server(app, sockets)]
+    try:
+        if settings.metrics_enabled and settings.prometheus_port is not None:
+            metrics = await _second_port(face, settings, settings.prometheus_port, listening)
+            servers += metrics
+        for server in servers:
+            await server.begin()
+        log.info("the endpoint is open", extra={"address": listening.address, "metrics": listening.metrics or None})
+        told(listening.address, "")
+        while True:
+            await asyncio.sleep(TICK)
+            cpu.tick()
+            for server in servers:
+                await server.look()
+    finally:
+        await asyncio.gather(*(server.end() for server in servers))
+
+
+async def _second_port(face: Face, settings: EndpointSettings, port: int, listening: Listening) -> list[_Server]:
+    try:
+        sockets = await _bind(settings.host, port)
+    except OSError as error:
+        # The same numbers are on the first port, so this is no reason to close that one.
+        listening.trouble = _why(error, settings.host, port, "PROMETHEUS_PORT or status.prometheus_port")
+        log.error("the port for metrics cannot be opened; they are on the other one",
+                  extra={"reason": listening.trouble})
+        return []
+    listening.metrics = _url(settings.host, sockets[0]) + "metrics"
+    return [_Server(StatusApp(face, settings, only=["/metrics"]), sockets)]
+
+
+async def _bind(host: str, port: int) -> list[socket.socket]:
+    """One listening socket for each address of that name; they share the port also when any free one will do."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        place = (address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:])
+        opened: socket.socket | None = None
+        try:
+            opened = socket.socket(family, kind, protocol)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            opened.bind(place)
+            opened.listen(CONNECTIONS)
+            opened.setblocking(False)
+        except OSError as error:
+            if opened is not None:
+                opened.close()
+            # A name may have an address of a family that this host does not speak.
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                failure = error
+                continue
+            for other in sockets:
+                other.close()
+            raise
+        sockets.append(opened)
+    if not sockets:
+        raise failure or OSError(errno.EADDRNOTAVAIL, "it has no address")
+    return sockets
+
+
+def _why(error: OSError, host: str, port: int, setting: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use; set {setting}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"port {port} on {host} is not for this user; set {setting} to one above 1023"
+    return f"port {port} on {host} cannot be opened: {error.strerror or error}; set HOST or status.host"
+
+
+def _url(host: str, opened: socket.socket) -> str:
+    """Where a person on this host can go; a wildcard address is no place to go to."""
+    address, port = opened.getsockname()[:2]
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}/"
+    if parsed.is_unspecified:
+        address = "127.0.0.1" if parsed.version == 4 else "::1"
+    return f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
