@@ -79,6 +79,7 @@ subjects:
     work: http://127.0.0.1:{port}/work
     mode: auto
     memory_limit: 80MiB
+    start_timeout: 5s
 runbooks:
   - runbook: traced
     summary: Leaves a mark, then restarts.
@@ -283,8 +284,9 @@ class Host:
                     self._heard.notify_all()
 
     def wait_said(self, words: str, timeout: float) -> bool:
+        """By their beginning: an incident is opened, or opened again."""
         with self._heard:
-            return self._heard.wait_for(lambda: words in self._said, timeout)
+            return self._heard.wait_for(lambda: any(said.startswith(words) for said in self._said), timeout)
 
     def forget_said(self) -> None:
         with self._heard:
@@ -338,6 +340,8 @@ class Host:
         if answer.status != 200:
             return f"the service does not answer ({answer})"
         journal = self.journal()
+        if max(journal["epochs"].values(), default=0.0) < self.lives[-1].begun:
+            return "the daemon has not begun its loop"
         if (left := [i for i in journal["incidents"].values() if i["state"] != "closed"]):
             return f"incident {left[0]['id']} ({left[0]['fault']}) is {left[0]['state']}"
         if (open_steps := [s for s in journal["steps"].values() if s["result"] is None]):
@@ -403,7 +407,7 @@ class Host:
             if not later or step["ended_at"] < min(later):
                 yield f"{name} was interrupted, and its outcome is not from a later life"
             detail = json.loads(step["outcome"])["detail"]
-            if "the daemon died before the outcome was written" not in detail:
+            if "before the outcome was written" not in detail:
                 yield f"{name} was interrupted, and its outcome does not say so: {detail}"
             for other in steps:
                 if life.ended < other["intent_at"] < step["ended_at"] and other["subject"] == step["subject"]:

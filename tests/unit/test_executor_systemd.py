@@ -104,7 +104,7 @@ def test_a_slow_start_is_not_killed_when_the_grace_is_over() -> None:
             self.done.append(verb)
             self.units[name] = replace(self.units[name], active_state="activating", sub_state="start")
             while self.shown < 2:  # looked at once before, and once when the grace was over
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.5)
 
         shown = 0
 

@@ -10,6 +10,7 @@ import pytest
 from x0tta6bl4.kernel.errors import ProbeFailed
 from x0tta6bl4.kernel.facts import Observation
 from x0tta6bl4.kernel.plugin import Monitor
+from x0tta6bl4.monitors import load_average
 from x0tta6bl4.monitors.host import PLUGIN, Config, Patterns
 from x0tta6bl4.testing.fakes import DISK, NIC, VITALS, FakeClock, FakeHost, tools
 
@@ -19,7 +20,7 @@ def monitor(host: FakeHost, clock: FakeClock | None = None, **settings: Any) -> 
 
 
 def look(watched: Monitor) -> dict[tuple[str, str], float]:
-    seen: list[Observation] = list(asyncio.run(watched.observe()))  # type: ignore[arg-type]  # observe is a coroutine
+    seen: list[Observation] = list(asyncio.run(watched.observe()))
     assert len({(o.subject, o.metric) for o in seen}) == len(seen)
     return {(o.subject, o.metric): o.value for o in seen}
 
@@ -171,13 +172,11 @@ def test_numbers_that_cannot_be_are_blindness() -> None:
 def test_the_load_average_is_divided_by_the_cores_that_are_there(
     cores: str, per_core: bool, expected: tuple[str, float]
 ) -> None:
-    from x0tta6bl4.monitors import load_average
-
     host = FakeHost()
     host.texts["/sys/devices/system/cpu/online"] = cores
     config = load_average.Config(per_core=per_core)
 
-    (seen,) = asyncio.run(load_average.LoadAverage("l", config, host).observe())  # type: ignore[arg-type]  # as above
+    (seen,) = asyncio.run(load_average.LoadAverage("l", config, host).observe())
 
     assert (seen.metric, seen.value) == expected
 
@@ -187,10 +186,8 @@ def test_the_load_average_is_divided_by_the_cores_that_are_there(
     [("/proc/loadavg", "garbage"), ("/proc/loadavg", ""), ("/sys/devices/system/cpu/online", "many")],
 )
 def test_a_load_average_that_cannot_be_understood_is_blindness(path: str, text: str) -> None:
-    from x0tta6bl4.monitors import load_average
-
     host = FakeHost()
     host.texts[path] = text
 
     with pytest.raises(ProbeFailed, match=path):
-        asyncio.run(load_average.LoadAverage("l", load_average.Config(), host).observe())  # type: ignore[arg-type]  # as above
+        asyncio.run(load_average.LoadAverage("l", load_average.Config(), host).observe())

@@ -21,7 +21,8 @@ URL = "http://api:8080/work"
 
 
 def probe(network: Any, **settings: Any) -> Monitor:
-    return PLUGIN.build("h", Config(**{"subject": "api", "url": URL, **settings}), tools(clock=LoopClock(), network=network))
+    config = Config(**{"subject": "api", "url": URL, **settings})
+    return PLUGIN.build("h", config, tools(clock=LoopClock(), network=network))
 
 
 def told(seen: Sequence[Observation]) -> dict[str, tuple[float, str]]:

@@ -22,7 +22,7 @@ Scene = Callable[[LogMonitor, FakeFiles, list[Occurrence]], Awaitable[None]]
 def play(scene: Scene, files: FakeFiles | None = None, **settings: Any) -> None:
     async def stage() -> None:
         here = files or FakeFiles()
-        values = {"subject": "api", "patterns": {"error": "ERROR"}, **({"path": PATH} if not settings else settings)}
+        values = {"subject": "api", "patterns": {"error": "ERROR"}, **(settings or {"path": PATH})}
         watched = PLUGIN.build("l", Config(**values), tools(clock=LoopClock(), files=here))
         assert isinstance(watched, LogMonitor)
         told: list[Occurrence] = []
@@ -51,7 +51,7 @@ def test_lines_are_counted_over_the_last_minute() -> None:
         await asyncio.sleep(50)
         assert await numbers(watched) == expected
         await asyncio.sleep(10)
-        assert await numbers(watched) == {name: 0 for name in expected}
+        assert await numbers(watched) == dict.fromkeys(expected, 0)
 
     play(scene)
 
@@ -119,7 +119,7 @@ def test_a_log_that_cannot_be_followed_is_blindness() -> None:
     files.has_journal = False
 
     async def scene(watched: LogMonitor, files: FakeFiles, told: list[Occurrence]) -> None:
-        with pytest.raises(ProbeFailed, match="api.service"):
+        with pytest.raises(ProbeFailed, match=r"api\.service"):
             await watched.observe()
 
     play(scene, files, unit="api.service")

@@ -45,7 +45,8 @@ class CountingUnits(FakeUnits):
 
 def monitor(processes: Any, units: FakeUnits | None = None, clock: Any = None, **settings: Any) -> ProcessMonitor:
     config = Config(subject="api", **settings)
-    built = PLUGIN.build("p", config, tools(clock=clock or LoopClock(), processes=processes, units=units or FakeUnits()))
+    given = tools(clock=clock or LoopClock(), processes=processes, units=units or FakeUnits())
+    built = PLUGIN.build("p", config, given)
     assert isinstance(built, ProcessMonitor)
     return built
 

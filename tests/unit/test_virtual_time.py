@@ -50,18 +50,23 @@ async def _named(waiting: object) -> None:
 def test_threads_are_waited_for_before_time_goes_on() -> None:
     async def scene() -> tuple[str, float]:
         async with asyncio.timeout(0.001):
-            word = await asyncio.to_thread(lambda: time.sleep(0.02) or "done")
+            word = await asyncio.to_thread(_slowly)
         return word, asyncio.get_running_loop().time()
 
     assert run(scene()) == ("done", START)
 
 
+def _slowly() -> str:
+    time.sleep(0.02)
+    return "done"
+
+
 def test_real_descriptors_are_heard() -> None:
     async def scene() -> bytes:
         reading, writing = os.pipe()
-        heard = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
-        loop.add_reader(reading, lambda: heard.done() or heard.set_result(os.read(reading, 10)))
+        heard: asyncio.Future[bytes] = loop.create_future()
+        loop.add_reader(reading, lambda: heard.set_result(os.read(reading, 10)))
         writer = threading.Thread(target=os.write, args=(writing, b"hello"))
         writer.start()
         try:

@@ -32,6 +32,7 @@ class Limit(PluginConfig):
     fault: str = ""
     """The fault's name, by which a rule is chosen; without it ``high-METRIC`` or ``low-METRIC``."""
     severity: Literal["info", "warning", "major", "critical"] = "warning"
+    """How bad it is: the worst open incident of a subject is treated first."""
 
     @model_validator(mode="after")
     def _sensible(self) -> "Limit":

@@ -34,15 +34,21 @@ async def _answer(args: Namespace, display: Display, approve: bool) -> int:
         return OK if taken else BAD
     steps = ", ".join(f"{s.action} on {s.target}" for s in plan.steps) if plan else args.plan
     if not taken and approval.state == "expired":
-        display.line(f"Too late: {args.plan} expired {display.when(approval.expires)}. If the fault is still there, the "
-                     "daemon asks anew.")
+        display.line(
+            f"Too late: {args.plan} expired {display.when(approval.expires)}. If the fault is still there, the "
+            "daemon asks anew."
+        )
     elif not taken:
-        display.line(f"{args.plan} was {approval.state} before, by {approval.who} {display.when(approval.at)}; that stands.")
+        display.line(
+            f"{args.plan} was {approval.state} before, by {approval.who} {display.when(approval.at)}; that stands."
+        )
     elif not approve:
         display.line(f"Rejected: {steps}. It is left to people now.")
     else:
-        display.line(f"Approved: {steps}. The other checks of the guard still count; `x0tta6bl4 why "
-                     f"{plan.subject if plan else 'TARGET'}` tells what came of it.")
+        display.line(
+            f"Approved: {steps}. The other checks of the guard still count; `x0tta6bl4 why "
+            f"{plan.subject if plan else 'TARGET'}` tells what came of it."
+        )
         if place.daemon is None:
             display.line(f"No daemon runs: it is done when one runs before {display.clock(approval.expires)}.")
     return OK if taken else BAD

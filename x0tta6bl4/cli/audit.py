@@ -4,8 +4,10 @@ import asyncio
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from x0tta6bl4.cli.display import Display, plural
 from x0tta6bl4.cli.exits import BAD, OK, Refusal
@@ -37,11 +39,23 @@ async def _show(args: Namespace, display: Display) -> int:
     elif not rows:
         display.line("The audit trail is empty: nobody has changed anything yet.")
     else:
-        display.table(("LINK", "WHEN", "WHO", "WHAT", "DATA"), [
-            (str(r.seq), display.clock(r.at), r.who, r.what,
-             ", ".join(f"{key} {value}" for key, value in r.data.items() if value not in (None, "", [], {})))
-            for r in reversed(rows)])
+        display.table(
+            ("LINK", "WHEN", "WHO", "WHAT", "DATA"),
+            [(str(r.seq), display.clock(r.at), r.who, r.what, _data(display, r.data)) for r in reversed(rows)],
+        )
     return OK
+
+
+def _data(display: Display, data: Mapping[str, Any]) -> str:
+    """What was changed, without saying again who did it and when."""
+    told = {
+        key: value for key, value in data.items() if value not in (None, "", [], {}) and key not in ("who", "since")
+    }
+    if isinstance(told.get("until"), float):
+        told["until"] = display.clock(told["until"])
+    return ", ".join(
+        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in told.items()
+    )
 
 
 async def _verify(args: Namespace, display: Display) -> int:
@@ -77,8 +91,9 @@ async def _export(args: Namespace, display: Display) -> int:
             file.write(line + "\n")
 
         try:
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w",
-                           encoding="utf-8") as file:
+            with os.fdopen(
+                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w", encoding="utf-8"
+            ) as file:
                 await knowledge.export(write)
                 file.flush()
                 os.fsync(file.fileno())
@@ -96,12 +111,15 @@ async def _import(args: Namespace, display: Display) -> int:
     asker = who()
     with ExitStack() as stack:
         try:
-            lines = sys.stdin if args.file == "-" else stack.enter_context(open(args.file, encoding="utf-8"))
+            # Nothing else runs on this event loop that could be kept waiting.
+            lines = sys.stdin if args.file == "-" else stack.enter_context(Path(args.file).open(encoding="utf-8"))
             first = lines.readline()  # before a store is made for it: a mistyped name must leave nothing behind
         except UnicodeDecodeError as error:
             raise Refusal(f"{args.file} is no export of the knowledge store: it is not text") from error
         if '"x0tta6bl4.knowledge"' not in first:
-            raise StoreError(f"{args.file} is no export of the knowledge store", remedy="`x0tta6bl4 audit export` makes one")
+            raise StoreError(
+                f"{args.file} is no export of the knowledge store", remedy="`x0tta6bl4 audit export` makes one"
+            )
         async with opened(place_of(args), create=True) as knowledge:
             imported = await knowledge.import_([first, *lines], asker)
     if display.as_json:

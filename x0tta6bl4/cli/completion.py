@@ -56,7 +56,7 @@ def takes_file(parser: ArgumentParser) -> bool:
 def bash(root: ArgumentParser) -> str:
     takers = "|".join(sorted({name for _, parser in paths(root) for name in values_of(parser)}))
     lines = [
-        "# x0tta6bl4 completion for bash: eval \"$(x0tta6bl4 completion bash)\"",
+        '# x0tta6bl4 completion for bash: eval "$(x0tta6bl4 completion bash)"',
         "_x0tta6bl4() {",
         "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} path='' word index skip=0",
         "    for ((index = 1; index < COMP_CWORD; index++)); do",
@@ -65,26 +65,33 @@ def bash(root: ArgumentParser) -> str:
         "        case $word in",
         f"            {takers}) skip=1 ;;",
         "            -*) ;;",
-        "            *) case \"${path:+$path }$word\" in",
-        *(f"                {shlex.quote(' '.join(path))}) path={shlex.quote(' '.join(path))} ;;"
-          for path, _ in paths(root) if path),
+        '            *) case "${path:+$path }$word" in',
+        *(
+            f"                {shlex.quote(' '.join(path))}) path={shlex.quote(' '.join(path))} ;;"
+            for path, _ in paths(root)
+            if path
+        ),
         "            esac ;;",
         "        esac",
         "    done",
         "    COMPREPLY=()",
-        "    case \"$path:$previous\" in",
+        '    case "$path:$previous" in',
     ]
     for path, parser in paths(root):
         for name, values in values_of(parser).items():
             what = "-f" if values is None else f"-W {shlex.quote(' '.join(values))}"
-            lines.append(f"        {shlex.quote(' '.join(path) + ':' + name)}) "
-                         f"COMPREPLY=($(compgen {what} -- \"$current\")); return ;;")
+            lines.append(
+                f"        {shlex.quote(' '.join(path) + ':' + name)}) "
+                f'COMPREPLY=($(compgen {what} -- "$current")); return ;;'
+            )
     lines += ["    esac", "    case $path in"]
     for path, parser in paths(root):
         words = " ".join(word for word, _ in words_at(parser))
-        files = " $(compgen -f -- \"$current\")" if takes_file(parser) else ""
-        lines.append(f"        {shlex.quote(' '.join(path))}) "
-                     f"COMPREPLY=($(compgen -W {shlex.quote(words)} -- \"$current\"){files}) ;;")
+        files = ' $(compgen -f -- "$current")' if takes_file(parser) else ""
+        lines.append(
+            f"        {shlex.quote(' '.join(path))}) "
+            f'COMPREPLY=($(compgen -W {shlex.quote(words)} -- "$current"){files}) ;;'
+        )
     lines += ["    esac", "}", "complete -o filenames -F _x0tta6bl4 x0tta6bl4", ""]
     return "\n".join(lines)
 
@@ -93,7 +100,7 @@ def zsh(root: ArgumentParser) -> str:
     takers = "|".join(sorted({name for _, parser in paths(root) for name in values_of(parser)}))
     lines = [
         "#compdef x0tta6bl4",
-        "# x0tta6bl4 completion for zsh: eval \"$(x0tta6bl4 completion zsh)\", or a file _x0tta6bl4 in $fpath",
+        '# x0tta6bl4 completion for zsh: eval "$(x0tta6bl4 completion zsh)", or a file _x0tta6bl4 in $fpath',
         "_x0tta6bl4() {",
         "    local where='' word skip=0",
         "    local -a found",
@@ -102,13 +109,16 @@ def zsh(root: ArgumentParser) -> str:
         "        case $word in",
         f"            ({takers}) skip=1 ;;",
         "            (-*) ;;",
-        "            (*) case \"$where $word\" in",
-        *(f"                ({shlex.quote(' ' + ' '.join(path))}) where={shlex.quote(' ' + ' '.join(path))} ;;"
-          for path, _ in paths(root) if path),
+        '            (*) case "$where $word" in',
+        *(
+            f"                ({shlex.quote(' ' + ' '.join(path))}) where={shlex.quote(' ' + ' '.join(path))} ;;"
+            for path, _ in paths(root)
+            if path
+        ),
         "            esac ;;",
         "        esac",
         "    done",
-        "    case \"$where:${words[CURRENT-1]}\" in",
+        '    case "$where:${words[CURRENT-1]}" in',
     ]
     for path, parser in paths(root):
         for name, values in values_of(parser).items():
@@ -117,11 +127,20 @@ def zsh(root: ArgumentParser) -> str:
             lines.append(f"        ({shlex.quote(key)}) {does}; return ;;")
     lines += ["    esac", "    case $where in"]
     for path, parser in paths(root):
-        found = " ".join(shlex.quote(word.replace(":", "\\:") + ":" + (about or word)) for word, about in words_at(parser))
+        found = " ".join(
+            shlex.quote(word.replace(":", "\\:") + ":" + (about or word)) for word, about in words_at(parser)
+        )
         files = "; _files" if takes_file(parser) else ""
-        lines.append(f"        ({shlex.quote(''.join(f' {word}' for word in path))}) found=({found}); "
-                     f"_describe word found{files} ;;")
-    lines += ["    esac", "}", "if [[ $funcstack[1] == _x0tta6bl4 ]]; then _x0tta6bl4; else compdef _x0tta6bl4 x0tta6bl4; fi", ""]
+        lines.append(
+            f"        ({shlex.quote(''.join(f' {word}' for word in path))}) found=({found}); "
+            f"_describe word found{files} ;;"
+        )
+    lines += [
+        "    esac",
+        "}",
+        "if [[ $funcstack[1] == _x0tta6bl4 ]]; then _x0tta6bl4; else compdef _x0tta6bl4 x0tta6bl4; fi",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -131,7 +150,7 @@ def fish(root: ArgumentParser) -> str:
         "function __x0tta6bl4_at",
         "    set -l words (commandline -opc)[2..-1]",
         "    set -l given (string match -rv '^-' -- $words)",
-        "    test \"$given[1..\"(count $argv)\"]\" = \"$argv\"; or return 1",
+        '    test "$given[1.."(count $argv)"]" = "$argv"; or return 1',
         "    test (count $argv) -gt 0; or test (count $given) -eq 0",
         "end",
         "complete -c x0tta6bl4 -f",
@@ -145,8 +164,15 @@ def fish(root: ArgumentParser) -> str:
                 lines.append(f"complete -c x0tta6bl4 {at} -a {shlex.quote(word)}{described}")
                 continue
             given = values.get(word, ...)
-            takes = "" if given is ... else " -r -F" if given is None else f" -x -a {shlex.quote(' '.join(given))}" \
-                if given else " -x"
+            takes = (
+                ""
+                if given is ...
+                else " -r -F"
+                if given is None
+                else f" -x -a {shlex.quote(' '.join(given))}"
+                if given
+                else " -x"
+            )
             lines.append(f"complete -c x0tta6bl4 {at} -l {word[2:]}{takes}{described}")
         if takes_file(parser):
             lines.append(f"complete -c x0tta6bl4 {at} -F")

@@ -42,8 +42,11 @@ def reference_text() -> str:
     from x0tta6bl4.settings.plugins import own_names
     from x0tta6bl4.settings.show import reference
 
-    plugins = {f"{family}.{name}": importlib.import_module(f"x0tta6bl4.{family}.{name}").PLUGIN.config
-               for family in FAMILIES for name in own_names(family)}
+    plugins = {
+        f"{family}.{name}": importlib.import_module(f"x0tta6bl4.{family}.{name}").PLUGIN.config
+        for family in FAMILIES
+        for name in own_names(family)
+    }
     # There is one store, so its settings stand in the section itself and not under a name of its own.
     stores = {key: model for key, model in plugins.items() if key.startswith("knowledge.")}
     text = reference({"": Settings, "subjects.": Care, **{k: m for k, m in plugins.items() if k not in stores}})

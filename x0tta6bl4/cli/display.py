@@ -19,8 +19,24 @@ NARROWEST = 24
 """Columns that a table's last one keeps, however narrow the terminal is."""
 _COLOURS = {"good": "32", "bad": "31", "doubtful": "33", "strong": "1", "faint": "2"}
 _GOOD = frozenset({"well", "verified", "allow", "ok", "healed", "recovered", "on", "approved", "auto"})
-_DOUBTFUL = frozenset({"unknown", "hold", "treated", "recovering", "unverified", "waiting", "wanted", "warning", "simulated",
-                       "expired", "aged out", "suggest", "approve", "observe"})
+_DOUBTFUL = frozenset(
+    {
+        "unknown",
+        "hold",
+        "treated",
+        "recovering",
+        "unverified",
+        "waiting",
+        "wanted",
+        "warning",
+        "simulated",
+        "expired",
+        "aged out",
+        "suggest",
+        "approve",
+        "observe",
+    }
+)
 
 
 class Display:
@@ -38,8 +54,17 @@ class Display:
 
     def line(self, text: str = "", indent: int = 0) -> None:
         """One paragraph, wrapped; continuation lines are indented by two more."""
-        print(textwrap.fill(printable(text), self._width, initial_indent=" " * indent,
-                            subsequent_indent=" " * (indent + 2), break_on_hyphens=False) if text else "")
+        print(
+            textwrap.fill(
+                printable(text),
+                self._width,
+                initial_indent=" " * indent,
+                subsequent_indent=" " * (indent + 2),
+                break_on_hyphens=False,
+            )
+            if text
+            else ""
+        )
 
     def head(self, text: str) -> None:
         print(self._coloured(printable(text), "strong"))

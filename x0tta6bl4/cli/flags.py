@@ -23,20 +23,31 @@ async def _run(args: Namespace, display: Display) -> int:
             await knowledge.set_flag(args.name, args.value == "on", who())
         kept = await knowledge.flags()
     initial = _initial(args)
-    rows = [{"name": flag.name, "value": kept.get(flag.name, initial.get(flag.name, flag.default)),
-             "from": "switched" if flag.name in kept else "configuration" if flag.name in initial else "default",
-             "default": flag.default, "meaning": flag.meaning}
-            for flag in FLAGS if args.name in (None, flag.name)]
+    rows = [
+        {
+            "name": flag.name,
+            "value": kept.get(flag.name, initial.get(flag.name, flag.default)),
+            "from": "switched" if flag.name in kept else "configuration" if flag.name in initial else "default",
+            "default": flag.default,
+            "meaning": flag.meaning,
+        }
+        for flag in FLAGS
+        if args.name in (None, flag.name)
+    ]
     if display.as_json:
         display.json({"flags": rows})
     elif args.value is not None:
         was = before.get(args.name, initial.get(args.name, rows[0]["default"]))
         change = "is" if was == (args.value == "on") else "was off, is" if args.value == "on" else "was on, is"
-        display.line(f"{args.name} {change} {args.value} now"
-                     + ("." if place.daemon else "; no daemon runs, the next one will follow it."))
+        display.line(
+            f"{args.name} {change} {args.value} now"
+            + ("." if place.daemon else "; no daemon runs, the next one will follow it.")
+        )
     else:
-        display.table(("FLAG", "NOW", "FROM", "MEANING"), [
-            (str(r["name"]), "on" if r["value"] else "off", str(r["from"]), str(r["meaning"])) for r in rows])
+        display.table(
+            ("FLAG", "NOW", "FROM", "MEANING"),
+            [(str(r["name"]), "on" if r["value"] else "off", str(r["from"]), str(r["meaning"])) for r in rows],
+        )
     return OK
 
 

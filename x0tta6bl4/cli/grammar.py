@@ -60,8 +60,10 @@ def positive(text: str) -> int:
 def build() -> Parser:
     """Cheap: nothing of the daemon is imported for it."""
     parser = Parser(
-        prog="x0tta6bl4", description="Keeps this host's services healthy, proves it, and can say why it did or did not act.",
-        epilog=f"{EXITS}\n\n{ENVIRONMENT}")
+        prog="x0tta6bl4",
+        description="Keeps this host's services healthy, proves it, and can say why it did or did not act.",
+        epilog=f"{EXITS}\n\n{ENVIRONMENT}",
+    )
     parser.add_argument("--output", choices=("table", "json"), default="table", help="for people (default) or programs")
     parser.add_argument("--config", metavar="FILE", default=None, help="the daemon's configuration")
     parser.add_argument("--state-dir", metavar="DIR", default=None, help="where the daemon's store lies, instead")
@@ -90,24 +92,31 @@ def build() -> Parser:
     why = _command(commands, "why", "why", "why something was done about a target, or was not")
     why.add_argument("target", metavar="TARGET", help="a subject, or an incident's id")
 
-    for name, what in (("approve", "lets the daemon do a step that waits for approval"),
-                       ("reject", "tells the daemon not to do a step that waits for approval")):
+    for name, what in (
+        ("approve", "lets the daemon do a step that waits for approval"),
+        ("reject", "tells the daemon not to do a step that waits for approval"),
+    ):
         answer = _command(commands, name, "approvals", what, name)
         answer.add_argument("plan", metavar="PLAN", help="the plan's id, as `why` and `status` give it")
         answer.add_argument("--why", default="", metavar="REASON", help="kept with the answer")
 
-    pause = _command(commands, "pause", "pauses", "keeps the daemon's hands off for a while; it goes on watching", "pause")
+    pause = _command(
+        commands, "pause", "pauses", "keeps the daemon's hands off for a while; it goes on watching", "pause"
+    )
     pause.add_argument("target", metavar="TARGET", nargs="?", default="*", help="a subject or a pattern (default '*')")
     pause.add_argument("--for", dest="seconds", type=duration, required=True, metavar="TIME", help="such as 30m or 2h")
     pause.add_argument("--reason", default="", metavar="R", help="told to whoever asks why nothing is healed")
     pause.add_argument("--maintenance", action="store_true", help="call it maintenance instead of a pause")
-    resume = _command(commands, "resume", "pauses", "ends a pause before its time; without TARGET all of them", "resume")
+    resume = _command(
+        commands, "resume", "pauses", "ends a pause before its time; without TARGET all of them", "resume"
+    )
     resume.add_argument("target", metavar="TARGET", nargs="?", help="as it was given to `pause`")
 
     simulate = _command(commands, "simulate", "simulate", "looks, judges and says what would be done; does nothing")
     _settings(simulate)
-    simulate.add_argument("--for", dest="seconds", type=duration, default=3.0, metavar="TIME",
-                          help="how long to look (default 3s)")
+    simulate.add_argument(
+        "--for", dest="seconds", type=duration, default=3.0, metavar="TIME", help="how long to look (default 3s)"
+    )
     doctor = _command(commands, "doctor", "doctor", "what this host lacks for the daemon's work, and how to mend it")
     _settings(doctor)
     _command(commands, "plugins", "plugins", "every plugin that is installed")
@@ -117,16 +126,25 @@ def build() -> Parser:
 
     audit = _group(commands, "audit", "the tamper-evident record of what people changed", required=False)
     _command(audit, "show", "audit", "the latest entries", "show").add_argument(
-        "--limit", type=positive, default=50, metavar="N", help="at most so many (default 50)")
+        "--limit", type=positive, default=50, metavar="N", help="at most so many (default 50)"
+    )
     _command(audit, "verify", "audit", "checks every link; exit code 1 when one does not hold", "verify")
-    for name, what in (("export", "writes everything that is remembered to a file (- for standard output)"),
-                       ("import", "takes in what `audit export` wrote (- for standard input)")):
+    for name, what in (
+        ("export", "writes everything that is remembered to a file (- for standard output)"),
+        ("import", "takes in what `audit export` wrote (- for standard input)"),
+    ):
         _command(audit, name, "audit", what, f"{name}_").add_argument("file", metavar="FILE")
 
     completion = _command(commands, "completion", "completion", "completes commands in your shell")
     completion.add_argument("shell", choices=SHELLS)
-    _command(commands, "demo", "demo", "breaks a sample service again and again and shows it being healed", "demo",
-             passes_on=True)
+    _command(
+        commands,
+        "demo",
+        "demo",
+        "breaks a sample service again and again and shows it being healed",
+        "demo",
+        passes_on=True,
+    )
     _command(commands, "demo-service", "demo", "runs the sample service alone", "service", passes_on=True)
     _command(commands, "version", "version", "the version")
     return parser
@@ -139,8 +157,13 @@ def _command(
     commands: "Commands[Parser]", name: str, module: str, what: str, function: str = "run", *, passes_on: bool = False
 ) -> Parser:
     parser = commands.add_parser(
-        name, help=what, description=what[:1].upper() + what[1:] + ".", epilog=EXITS, add_help=not passes_on,
-        prefix_chars="\0" if passes_on else "-")
+        name,
+        help=what,
+        description=what[:1].upper() + what[1:] + ".",
+        epilog=EXITS,
+        add_help=not passes_on,
+        prefix_chars="\0" if passes_on else "-",
+    )
     parser.set_defaults(module=module, function=function)
     if passes_on:
         parser.add_argument("words", nargs="*", metavar="WORD", help="its own options")
@@ -160,8 +183,13 @@ def _group(commands: "Commands[Parser]", name: str, what: str, *, required: bool
 
 
 def _settings(parser: Parser) -> None:
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=SUPPRESS,
-                        help="a setting, such as guard.mode=observe; may be given again")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=SUPPRESS,
+        help="a setting, such as guard.mode=observe; may be given again",
+    )
 
 
 def _file(parser: Parser) -> None:

@@ -27,8 +27,9 @@ async def _run(args: Namespace, display: Display) -> int:
             return OK
         if args.subject is not None:
             seen = await knowledge.incidents(limit=10_000)
-            known_or_refuse(args.subject, [*(s.name for s in await knowledge.subjects()), *(i.subject for i in seen)],
-                            "subject")
+            known_or_refuse(
+                args.subject, [*(s.name for s in await knowledge.subjects()), *(i.subject for i in seen)], "subject"
+            )
         if args.all:
             found = await knowledge.incidents(subject=args.subject, limit=args.limit)
         else:
@@ -38,12 +39,19 @@ async def _run(args: Namespace, display: Display) -> int:
         display.json({"incidents": found})
     elif not found:
         about = f" of {args.subject}" if args.subject else ""
-        display.line(f"There is no {'' if args.all else 'open '}incident{about}."
-                     + ("" if args.all else " `--all` shows those that are over."))
+        display.line(
+            f"There is no {'' if args.all else 'open '}incident{about}."
+            + ("" if args.all else " `--all` shows those that are over.")
+        )
     else:
-        display.table(("INCIDENT", "SUBJECT", "FAULT", "STATE", "OPENED", "SUMMARY"), [
-            (i.id, i.subject, i.fault, i.ended or i.state.value, display.when(i.opened_at), _summary(i)) for i in found
-        ], states=3)
+        display.table(
+            ("INCIDENT", "SUBJECT", "FAULT", "STATE", "OPENED", "SUMMARY"),
+            [
+                (i.id, i.subject, i.fault, i.ended or i.state.value, display.when(i.opened_at), _summary(i))
+                for i in found
+            ],
+            states=3,
+        )
     return OK
 
 
@@ -57,15 +65,22 @@ async def find(knowledge: Knowledge, id: str) -> Incident:
     if len(parts) == 1:
         return parts[0]
     if parts:
-        raise Refusal(f"{id!r} is a part of {len(parts)} incidents' ids: {', '.join(i.id for i in parts[:5])}"
-                      + (" and more" if len(parts) > 5 else ""))
+        raise Refusal(
+            f"{id!r} is a part of {len(parts)} incidents' ids: {', '.join(i.id for i in parts[:5])}"
+            + (" and more" if len(parts) > 5 else "")
+        )
+    if id in {i.subject for i in all_of_them}:
+        raise Refusal(f"{id!r} is a subject; `x0tta6bl4 incidents --all --subject {id}` lists its incidents")
     known_or_refuse(id, [i.id for i in all_of_them], "incident")
     raise AssertionError("an id that is known was found above")
 
 
 def tell(display: Display, incident: Incident, story: Sequence[Entry]) -> None:
-    display.head(f"{incident.id}: {incident.subject} is {incident.fault}" if incident.state is not IncidentState.CLOSED
-                 else f"{incident.id}: {incident.subject} was {incident.fault}")
+    display.head(
+        f"{incident.id}: {incident.subject} is {incident.fault}"
+        if incident.state is not IncidentState.CLOSED
+        else f"{incident.id}: {incident.subject} was {incident.fault}"
+    )
     display.line(incident.summary, 2)
     display.line(f"{incident.severity.value}, opened {display.when(incident.opened_at)}, {_summary(incident)}", 2)
     timeline(display, story)
@@ -87,4 +102,5 @@ def _summary(incident: Incident) -> str:
     if incident.closed_at is None:
         walked = f"; the whole ladder was walked {incident.passes} times" if incident.passes else ""
         return f"{incident.state.value}{again}{walked}"
-    return f"{incident.ended or 'closed'} after {span(incident.closed_at - incident.opened_at)}{again}"
+    lasted = span(incident.closed_at - (incident.onset_at or incident.opened_at))
+    return f"{incident.ended or 'ended'}, closed after {lasted}{again}"

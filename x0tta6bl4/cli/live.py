@@ -3,7 +3,8 @@
 import http.client
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,13 +33,12 @@ class Picture:
     conditions: tuple[Mapping[str, Any], ...] = ()
     trouble: str = ""
     """Why the daemon could not be asked; then all of this is empty."""
-    raw: Mapping[str, Any] = field(default_factory=dict)
 
 
 def ask(daemon: Holder, now: float) -> Picture:
     """What the daemon's status page says, bounded in time and size."""
     if not daemon.url:
-        return Picture(trouble="its endpoint is off")
+        return Picture(trouble="it tells of no endpoint")
     parts = urlsplit(daemon.url)
     if parts.scheme != "http" or not parts.hostname:
         return Picture(trouble=f"cannot ask over {daemon.url}")
@@ -50,10 +50,20 @@ def ask(daemon: Holder, now: float) -> Picture:
         if reply.status != 200:
             return Picture(trouble=f"{daemon.url}/status answers {reply.status}")
         told = json.loads(body)
+        if told["pid"] != daemon.pid:
+            return Picture(trouble=f"{daemon.url} is answered by another daemon (pid {told['pid']})")
         subjects = tuple(
-            Now(str(s["name"]), str(s["state"]), float(s["since"]), str(s.get("summary", "")), str(s.get("mode", "")), now)
-            for s in told["subjects"])
-        return Picture(subjects, tuple(told.get("conditions", ())), raw=told)
+            Now(
+                str(s["name"]),
+                str(s["state"]),
+                datetime.fromisoformat(s["since"]).timestamp(),
+                str(s["summary"]),
+                str(s["mode"]),
+                now,
+            )
+            for s in told["subjects"]
+        )
+        return Picture(subjects, tuple(told["conditions"]))
     except (OSError, http.client.HTTPException) as error:
         return Picture(trouble=f"{daemon.url} does not answer: {error}")
     except (ValueError, KeyError, TypeError) as error:

@@ -20,12 +20,19 @@ def resume(args: Namespace) -> int:
 
 async def _pause(args: Namespace, display: Display) -> int:
     async with opened(place_of(args)) as knowledge:
-        known = {s.name for s in await knowledge.subjects()} | {i.subject for i in await knowledge.incidents(limit=10_000)}
+        known = {s.name for s in await knowledge.subjects()} | {
+            i.subject for i in await knowledge.incidents(limit=10_000)
+        }
         # Whoever mistypes a name here would believe something paused that is not.
         if not any(fnmatchcase(name, args.target) for name in known) and args.target != "*":
             known_or_refuse(args.target, known, "subject")
-        made = await knowledge.add_pause(args.target, display.now + args.seconds, who=who(), reason=args.reason,
-                                         kind="maintenance" if args.maintenance else "pause")
+        made = await knowledge.add_pause(
+            args.target,
+            display.now + args.seconds,
+            who=who(),
+            reason=args.reason,
+            kind="maintenance" if args.maintenance else "pause",
+        )
     if display.as_json:
         display.json({"pause": made})
     else:
@@ -39,8 +46,9 @@ async def _resume(args: Namespace, display: Display) -> int:
         targets = dict.fromkeys(p.target for p in await knowledge.pauses())
         if args.target is not None and targets:
             known_or_refuse(args.target, targets, "pause on")
-        ended = {target: await knowledge.remove_pause(target, asker)
-                 for target in targets if args.target in (None, target)}
+        ended = {
+            target: await knowledge.remove_pause(target, asker) for target in targets if args.target in (None, target)
+        }
     if display.as_json:
         display.json({"ended": ended})
     elif not ended:

@@ -1,11 +1,12 @@
 """Puts together how every subject is: from the running daemon where it answers, else from what the store last heard."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from x0tta6bl4.cli.display import Display, plural
 from x0tta6bl4.cli.live import Now, Picture, ask
 from x0tta6bl4.cli.places import Place
+from x0tta6bl4.kernel.facts import Incident, IncidentState
 from x0tta6bl4.kernel.flags import FLAGS
 from x0tta6bl4.kernel.memory import Knowledge, Pause
 
@@ -30,8 +31,35 @@ async def seen(place: Place, knowledge: Knowledge, now: float) -> Seen:
     rows = await knowledge.subjects()
     latest = max((row.at for row in rows), default=None)
     # All are written in one go, so one that lags behind is not watched any more.
-    current = [Now(r.name, r.state, r.since, r.summary, "", r.at) for r in rows if latest is not None and r.at > latest - 1]
+    rows = [row for row in rows if latest is not None and row.at > latest - 1]
+    trouble = await knowledge.open_incidents()
+    ended = await knowledge.incidents(IncidentState.CLOSED, limit=200)
+    current = [_caught_up(Now(r.name, r.state, r.since, r.summary, "", r.at), trouble, ended) for r in rows]
     return Seen(current, live, latest, False)
+
+
+def _caught_up(row: Now, trouble: Sequence[Incident], ended: Sequence[Incident]) -> Now:
+    """The rows are written once a cycle, incidents at once: what they tell of later is the newer truth."""
+    for incident in trouble:
+        if incident.subject == row.name and incident.updated_at > row.at:
+            return replace(
+                row,
+                state=incident.fault,
+                since=incident.onset_at or incident.opened_at,
+                summary=incident.summary,
+                at=incident.updated_at,
+            )
+    for incident in ended:  # the latest first
+        over = incident.closed_at
+        if (
+            incident.subject == row.name
+            and over is not None
+            and over > row.since
+            and (over > row.at or row.state == "well")
+        ):
+            summary = row.summary if row.state == "well" else f"{incident.fault} {incident.ended}"
+            return replace(row, state="well", since=over, summary=summary, at=max(over, row.at))
+    return row
 
 
 def tell_source(display: Display, place: Place, picture: Seen) -> None:
@@ -39,13 +67,17 @@ def tell_source(display: Display, place: Place, picture: Seen) -> None:
     if picture.is_live:
         return
     if place.daemon is None:
-        display.line("No daemon runs: nothing is watched or healed now. Start it with `x0tta6bl4 run` or "
-                     "`systemctl start x0tta6bl4`.")
+        display.line(
+            "No daemon runs: nothing is watched or healed now. Start it with `x0tta6bl4 run` or "
+            "`systemctl start x0tta6bl4`."
+        )
     else:
         assert picture.live is not None, "there is a daemon, so it was asked"
-        display.line(f"The daemon (pid {place.daemon.pid}) runs, but could not be asked: {picture.live.trouble}.")
+        display.line(f"The daemon (pid {place.daemon.pid}) could not be asked: {picture.live.trouble}.")
     if picture.at is not None:
-        display.line(f"What follows is from the store, as it was {display.ago(picture.at)}, at {display.clock(picture.at)}.")
+        display.line(
+            f"How everything is comes from the store; all of it was last looked at {display.when(picture.at)}."
+        )
 
 
 async def is_healing_on(knowledge: Knowledge) -> bool:
@@ -57,8 +89,10 @@ def pause_words(display: Display, pause: Pause) -> str:
     what = "everything is" if pause.target == "*" else f"{pause.target} is"
     kind = "in maintenance" if pause.kind == "maintenance" else "paused"
     why = f": {pause.reason}" if pause.reason else ""
-    return (f"{what} {kind} by {pause.who} until {display.when(pause.until)}{why}; "
-            f"`x0tta6bl4 resume '{pause.target}'` ends it")
+    return (
+        f"{what} {kind} by {pause.who} until {display.when(pause.until)}{why}; "
+        f"`x0tta6bl4 resume '{pause.target}'` ends it"
+    )
 
 
 def watched_words(picture: Seen) -> str:

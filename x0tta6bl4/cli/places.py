@@ -104,8 +104,11 @@ def _settings(config: Path | None, state_dir: str | None) -> Any:
             if state_dir is None:
                 raise error.with_remedy("mend that, or name the daemon's folder with --state-dir") from error
             document = None
-        print(f"x0tta6bl4: {config or 'the configuration'} has mistakes (`x0tta6bl4 validate` tells them); "
-              "only its places are used", file=sys.stderr)
+        print(
+            f"x0tta6bl4: {config or 'the configuration'} has mistakes (`x0tta6bl4 validate` tells them); "
+            "only its places are used",
+            file=sys.stderr,
+        )
         places = {key: document.value.get(key) for key in ("state_dir", "lock_file")} if document else {}
         return load(None, {}, places).settings
 
@@ -122,8 +125,13 @@ def _holder(lock: Path) -> Holder | None:
     try:
         with lock.open("rb") as file:
             told = json.loads(file.read(65536))
-            holder = Holder(int(told["pid"]), str(told["since"]), str(told["config"]), Path(told["state_dir"]),
-                            str(told.get("url") or ""))
+            holder = Holder(
+                int(told["pid"]),
+                str(told["since"]),
+                str(told["config"]),
+                Path(told["state_dir"]),
+                str(told.get("url") or ""),
+            )
             if not os.path.exists(f"/proc/{holder.pid}"):
                 return None
             # Asked only where a live process is named: a lock that we hold even for a moment could turn a daemon away.
@@ -161,14 +169,19 @@ def _must_exist(store: Path) -> None:
     except KeyError:
         owner = "another user"
     except PermissionError as error:
-        raise Refusal(f"{store} is not for this user", PERMISSION,
-                      remedy="ask as the user the daemon runs as, or with sudo") from error
+        raise Refusal(
+            f"{store} is not for this user", PERMISSION, remedy="ask as the user the daemon runs as, or with sudo"
+        ) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Refusal(
-            f"there is no store at {store}: no daemon has run with this configuration yet", NO_STORE,
-            remedy="start it with `x0tta6bl4 run`, or say which one with --config FILE or --state-dir DIR") from error
+            f"there is no store at {store}: no daemon has run with this configuration yet",
+            NO_STORE,
+            remedy="start it with `x0tta6bl4 run`, or say which one with --config FILE or --state-dir DIR",
+        ) from error
     if not os.access(store, os.R_OK | os.W_OK) or not os.access(store.parent, os.W_OK):
-        raise Refusal(f"{store} belongs to {owner}", PERMISSION, remedy=f"ask as that user: sudo -u {owner} x0tta6bl4 …")
+        raise Refusal(
+            f"{store} belongs to {owner}", PERMISSION, remedy=f"ask as that user: sudo -u {owner} x0tta6bl4 …"
+        )
 
 
 def who() -> str:

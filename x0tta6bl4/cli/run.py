@@ -26,21 +26,39 @@ def run(args: Namespace) -> int:
 def _announce(daemon: "Daemon", display: Display) -> None:
     blueprint, settings = daemon.blueprint, daemon.blueprint.settings
     if display.as_json:
-        print(json.dumps({
-            "version": daemon.version, "config": str(daemon.config) if daemon.config else None,
-            "state_dir": str(daemon.state_dir), "url": daemon.address, "allow": list(settings.guard.allow),
-            "subjects": [{"name": c.subject.name, "kind": c.subject.kind, "mode": c.subject.mode} for c in blueprint.cares],
-        }))
+        print(
+            json.dumps(
+                {
+                    "version": daemon.version,
+                    "config": str(daemon.config) if daemon.config else None,
+                    "state_dir": str(daemon.state_dir),
+                    "url": daemon.address,
+                    "allow": list(settings.guard.allow),
+                    "subjects": [
+                        {"name": c.subject.name, "kind": c.subject.kind, "mode": c.subject.mode}
+                        for c in blueprint.cares
+                    ],
+                }
+            )
+        )
         sys.stdout.flush()
         return
-    display.head(f"x0tta6bl4 {daemon.version} watches {plural(len(blueprint.cares), 'subject')} and this host "
-                 f"({daemon.config or 'no configuration file'})")
+    display.head(
+        f"x0tta6bl4 {daemon.version} watches {plural(len(blueprint.cares), 'subject')} and this host "
+        f"({daemon.config or 'no configuration file'})"
+    )
     if blueprint.cares:
-        display.table(("SUBJECT", "KIND", "MODE", "SEEN BY"), [
-            (c.subject.name, c.subject.kind, c.subject.mode, ", ".join(c.monitors)) for c in blueprint.cares], states=2)
+        display.table(
+            ("SUBJECT", "KIND", "MODE", "SEEN BY"),
+            [(c.subject.name, c.subject.kind, c.subject.mode, ", ".join(c.monitors)) for c in blueprint.cares],
+            states=2,
+        )
     allowed = ", ".join(settings.guard.allow)
-    display.line(f"allowed actions: {allowed}; everything else is only suggested" if allowed else
-                 "nothing is allowed (guard.allow is empty): it only says what it would do")
+    display.line(
+        f"allowed actions: {allowed}; everything else is only suggested"
+        if allowed
+        else "nothing is allowed (guard.allow is empty): it only says what it would do"
+    )
     if not settings.mapek.enabled:
         display.line("mapek.enabled is false: nothing is watched and nothing is healed")
     display.line(f"status page: {daemon.address}" if daemon.address else "the status page is off")

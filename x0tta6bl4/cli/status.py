@@ -26,16 +26,27 @@ async def _run(args: Namespace, display: Display) -> int:
     ill = [s for s in picture.subjects if s.state != "well"]
     code = NO_STORE if place.daemon is None else BAD if ill or incidents else OK
     if display.as_json:
-        display.json({
-            "daemon": place.daemon, "state_dir": str(place.state_dir), "source": "daemon" if picture.is_live else "store",
-            "seen_at": picture.at, "trouble": picture.live.trouble if picture.live else "", "auto_healing": healing,
-            "subjects": picture.subjects, "incidents": incidents, "approvals": wanted, "pauses": pauses,
-            "conditions": conditions,
-        })
+        display.json(
+            {
+                "daemon": place.daemon,
+                "state_dir": str(place.state_dir),
+                "source": "daemon" if picture.is_live else "store",
+                "seen_at": picture.at,
+                "trouble": picture.live.trouble if picture.live else "",
+                "auto_healing": healing,
+                "subjects": picture.subjects,
+                "incidents": incidents,
+                "approvals": wanted,
+                "pauses": pauses,
+                "conditions": conditions,
+            }
+        )
         return code
 
     if place.daemon is not None:
-        display.head(f"The daemon runs (pid {place.daemon.pid}, since {place.daemon.since}, with {place.daemon.config})")
+        display.head(
+            f"The daemon runs (pid {place.daemon.pid}, since {place.daemon.since}, with {place.daemon.config})"
+        )
         if place.daemon.url:
             display.line(f"status page: {place.daemon.url}", 2)
     tell_source(display, place, picture)
@@ -49,14 +60,22 @@ async def _run(args: Namespace, display: Display) -> int:
             display.line(f"! {condition.get('title', '')}: {condition.get('meaning', '')}")
     display.line()
     if picture.subjects:
-        display.table(("SUBJECT", "STATE", "SINCE", "WHAT"), [
-            (s.name, s.state, display.when(s.since), s.summary) for s in picture.subjects], states=1)
+        display.table(
+            ("SUBJECT", "STATE", "SINCE", "WHAT"),
+            [(s.name, s.state, display.when(s.since), s.summary) for s in picture.subjects],
+            states=1,
+        )
     else:
-        display.line("Nothing is under care. Name a subject in the configuration; `x0tta6bl4 config reference` shows how.")
+        display.line(
+            "Nothing is under care. Name a subject in the configuration; `x0tta6bl4 config reference` shows how."
+        )
     if incidents:
         display.line()
-        display.table(("OPEN INCIDENT", "SUBJECT", "FAULT", "STATE", "SINCE"), [
-            (i.id, i.subject, i.fault, i.state.value, display.when(i.opened_at)) for i in incidents], states=3)
+        display.table(
+            ("OPEN INCIDENT", "SUBJECT", "FAULT", "STATE", "SINCE"),
+            [(i.id, i.subject, i.fault, i.state.value, display.when(i.opened_at)) for i in incidents],
+            states=3,
+        )
         display.line(f"`x0tta6bl4 why {incidents[0].subject}` tells why something was done or not.")
     if wanted:
         display.line()

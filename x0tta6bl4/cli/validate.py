@@ -26,15 +26,23 @@ def run(args: Namespace) -> int:
     beside = [c.name for c in blueprint.chosen["monitors"] if not any(c.name in monitors for _, monitors in rows)]
     allowed = list(blueprint.settings.guard.allow)
     if display.as_json:
-        display.json({
-            "ok": True, "config": str(config) if config else None, "files": [str(f) for f in loaded.files],
-            "state_dir": str(blueprint.places.state_dir), "allow": allowed, "monitors": beside,
-            "subjects": [{"name": s.name, "kind": s.kind, "mode": s.mode, "monitors": m} for s, m in rows],
-        })
+        display.json(
+            {
+                "ok": True,
+                "config": str(config) if config else None,
+                "files": [str(f) for f in loaded.files],
+                "state_dir": str(blueprint.places.state_dir),
+                "allow": allowed,
+                "monitors": beside,
+                "subjects": [{"name": s.name, "kind": s.kind, "mode": s.mode, "monitors": m} for s, m in rows],
+            }
+        )
         return OK
     files = ", ".join(str(f) for f in loaded.files) or "the defaults"
-    display.line(f"OK: {files}. It would watch {plural(len(rows), 'subject')}"
-                 + (f", and beside them {', '.join(beside)}." if beside else "."))
+    display.line(
+        f"OK: {files}. It would watch {plural(len(rows), 'subject')}"
+        + (f", and beside them {', '.join(beside)}." if beside else ".")
+    )
     if rows:
         display.table(("SUBJECT", "KIND", "MODE", "SEEN BY"), [(s.name, s.kind, s.mode, ", ".join(m)) for s, m in rows])
     display.line(f"allowed actions: {', '.join(allowed) or 'none; nothing would be done (guard.allow is empty)'}")

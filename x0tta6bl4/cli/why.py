@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from x0tta6bl4.cli import incidents as stories
-from x0tta6bl4.cli.display import Display, span
+from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.exits import OK, Refusal
 from x0tta6bl4.cli.live import Now
 from x0tta6bl4.cli.picture import Seen, is_healing_on, pause_words, seen, tell_source, watched_words
@@ -20,24 +20,32 @@ LATEST = 5
 """Actions of an open incident that are told in full; the whole story is one command away."""
 
 REMEDIES: Mapping[tuple[str, str], str] = {
-    ("kill switch", "deny"): "`x0tta6bl4 flags auto_healing on` lets it act; if the journal cannot be written, see that "
-                             "the state directory is writable and has space left",
+    (
+        "kill switch",
+        "deny",
+    ): "`x0tta6bl4 flags auto_healing on` lets it act; if the journal cannot be written, see that "
+    "the state directory is writable and has space left",
     ("precondition", "deny"): "nothing: the symptom was gone when it was looked at again",
     ("maintenance", "hold"): "wait for its end, or end a pause with `x0tta6bl4 resume`; windows stand in "
-                             "guard.maintenance",
+    "guard.maintenance",
     ("other healers", "hold"): "nothing: something else is healing it already, and two would be in each other's way",
     ("other healers", "deny"): "start it again yourself when it is wanted (for a unit: `systemctl start`)",
     ("allowlist", "deny"): "add {action} to guard.allow in the configuration and reload the daemon (SIGHUP), or do it "
-                           "yourself",
+    "yourself",
     ("mode", "hold"): "`x0tta6bl4 approve {plan}` or `x0tta6bl4 reject {plan}`",
     ("mode", "deny"): "do it yourself, or give {subject} the mode approve or auto in the configuration and reload the "
-                      "daemon (SIGHUP)",
+    "daemon (SIGHUP)",
     ("backoff", "hold"): "nothing: it tries again by itself then; mend the cause if you know it",
     ("variety", "hold"): "look yourself: the same step does not help here",
-    ("budget", "hold"): "look why it needs so many actions; the limits stand in guard.per_target, per_kind and per_group",
+    (
+        "budget",
+        "hold",
+    ): "look why it needs so many actions; the limits stand in guard.per_target, per_kind and per_group",
     ("share", "hold"): "nothing: its turn comes when the others are done; the limit stands in guard.share",
-    ("storm brake", "hold"): "look for what so many faults have in common (host, network, a deploy); then it goes on by "
-                             "itself",
+    (
+        "storm brake",
+        "hold",
+    ): "look for what so many faults have in common (host, network, a deploy); then it goes on by itself",
     ("circuit", "hold"): "try {action} by hand: it fails wherever it is tried",
     ("dependency", "hold"): "see why what it depends on is not well: `x0tta6bl4 why` it",
     ("planner", "deny"): "write a rule for it (runbooks, rules_dirs), or mend it yourself",
@@ -87,8 +95,14 @@ async def _unknown(knowledge: Knowledge, name: str, picture: Seen) -> Refusal:
 class Case:
     """One incident with everything about it that the answer needs."""
 
-    def __init__(self, incident: Incident, story: Sequence[Entry], decision: Decision | None,
-                 plans: Mapping[str, Plan], approvals: Mapping[str, Approval]) -> None:
+    def __init__(
+        self,
+        incident: Incident,
+        story: Sequence[Entry],
+        decision: Decision | None,
+        plans: Mapping[str, Plan],
+        approvals: Mapping[str, Approval],
+    ) -> None:
         self.incident = incident
         self.story = story
         self.decision = decision
@@ -97,10 +111,14 @@ class Case:
 
     @property
     def latest_plan(self) -> Plan | None:
-        """The plan that the guard spoke of last, else the one that was made last."""
-        if self.decision is not None and self.decision.plan in self.plans:
-            return self.plans[self.decision.plan]
+        """The plan that the guard spoke of last. It is in the store once it was begun or a person was asked about it."""
+        if self.decision is not None and self.decision.plan:
+            return self.plans.get(self.decision.plan)
         return list(self.plans.values())[-1] if self.plans else None
+
+    @property
+    def onset(self) -> float:
+        return self.incident.onset_at or self.incident.opened_at
 
     @property
     def actions(self) -> list[tuple[Entry, Entry | None]]:
@@ -112,8 +130,11 @@ class Case:
     def latest_decision(self) -> Decision | None:
         """The guard's standing answer. What it allowed and what then had its outcome stands no longer."""
         decision = self.decision
-        if decision is not None and decision.answer is Answer.ALLOW and any(
-                begun.data.get("plan") == decision.plan and ended is not None for begun, ended in self.actions):
+        if (
+            decision is not None
+            and decision.answer is Answer.ALLOW
+            and any(begun.data.get("plan") == decision.plan and ended is not None for begun, ended in self.actions)
+        ):
             return None
         return decision
 
@@ -130,46 +151,88 @@ async def _case(knowledge: Knowledge, incident: Incident) -> Case:
 def remedy(decision: Decision) -> str:
     """What a person can do about it; empty when there is nothing to say."""
     text = REMEDIES.get((decision.check, decision.answer.value), "")
+    if decision.check == "variety" and decision.action.startswith("notify."):
+        text = "look yourself: nothing that the daemon may do helps here"
     if decision.check == "mode" and decision.sentence.startswith("rejected"):
         text = "do it yourself; the plan was rejected and is not asked for again"
-    return text.replace("{action}", decision.action or "the action").replace("{plan}", decision.plan or "PLAN").replace(
-        "{subject}", decision.subject)
+    return (
+        text.replace("{action}", decision.action or "the action")
+        .replace("{plan}", decision.plan or "PLAN")
+        .replace("{subject}", decision.subject)
+    )
 
 
 # -- for programs ------------------------------------------------------------------------------------------------------
 
-def _json(subject: str, place: Place, picture: Seen, cases: Sequence[Case], last: Case | None, healing: bool,
-          pauses: Sequence[Pause]) -> Mapping[str, Any]:
+
+def _json(
+    subject: str,
+    place: Place,
+    picture: Seen,
+    cases: Sequence[Case],
+    last: Case | None,
+    healing: bool,
+    pauses: Sequence[Pause],
+) -> Mapping[str, Any]:
     return {
-        "target": subject, "now": picture.find(subject), "source": "daemon" if picture.is_live else "store",
-        "seen_at": picture.at, "daemon": place.daemon, "auto_healing": healing, "pauses": pauses,
-        "incidents": [_case_json(case) for case in cases], "last_incident": _case_json(last) if last else None,
+        "target": subject,
+        "now": picture.find(subject),
+        "source": "daemon" if picture.is_live else "store",
+        "seen_at": picture.at,
+        "daemon": place.daemon,
+        "auto_healing": healing,
+        "pauses": pauses,
+        "incidents": [_case_json(case) for case in cases],
+        "last_incident": _case_json(last) if last else None,
     }
 
 
 def _case_json(case: Case) -> Mapping[str, Any]:
     decision = case.latest_decision
     return {
-        "incident": case.incident, "plan": case.latest_plan,
-        "decision": None if decision is None else {
-            "check": decision.check, "answer": decision.answer, "sentence": decision.sentence, "until": decision.until,
-            "at": decision.at, "plan": decision.plan, "action": decision.action, "target": decision.target,
-            "remedy": remedy(decision)},
-        "actions": [{"at": begun.at, **begun.data, "outcome": None if ended is None else {"at": ended.at, **ended.data}}
-                    for begun, ended in case.actions],
+        "incident": case.incident,
+        "plan": case.latest_plan,
+        "decision": None
+        if decision is None
+        else {
+            "check": decision.check,
+            "answer": decision.answer,
+            "sentence": decision.sentence,
+            "until": decision.until,
+            "at": decision.at,
+            "plan": decision.plan,
+            "action": decision.action,
+            "target": decision.target,
+            "remedy": remedy(decision),
+        },
+        "actions": [
+            {"at": begun.at, **begun.data, "outcome": None if ended is None else {"at": ended.at, **ended.data}}
+            for begun, ended in case.actions
+        ],
         "story": case.story,
     }
 
 
 # -- for people --------------------------------------------------------------------------------------------------------
 
-def _tell(display: Display, subject: str, place: Place, picture: Seen, cases: Sequence[Case], last: Case | None,
-          healing: bool, pauses: Sequence[Pause]) -> None:
+
+def _tell(
+    display: Display,
+    subject: str,
+    place: Place,
+    picture: Seen,
+    cases: Sequence[Case],
+    last: Case | None,
+    healing: bool,
+    pauses: Sequence[Pause],
+) -> None:
     now = picture.find(subject)
     _tell_now(display, subject, now, place, picture, cases)
     tell_source(display, place, picture)
     if not healing:
-        display.line("auto_healing is off: nothing is done about anything; `x0tta6bl4 flags auto_healing on` switches it on.")
+        display.line(
+            "auto_healing is off: nothing is done about anything; `x0tta6bl4 flags auto_healing on` switches it on."
+        )
     for pause in pauses:
         display.line(pause_words(display, pause))
     for case in cases:
@@ -182,11 +245,17 @@ def _tell(display: Display, subject: str, place: Place, picture: Seen, cases: Se
         display.line("Nothing was ever wrong with it, as far as is remembered.")
 
 
-def _tell_now(display: Display, subject: str, now: Now | None, place: Place, picture: Seen, cases: Sequence[Case]) -> None:
+def _tell_now(
+    display: Display, subject: str, now: Now | None, place: Place, picture: Seen, cases: Sequence[Case]
+) -> None:
     if now is None:
-        display.state(subject, "not watched" if picture.subjects else "unknown",
-                      " any more; what follows is what is remembered of it" if picture.subjects else
-                      "; it was not looked at since the store was made")
+        display.state(
+            subject,
+            "not watched" if picture.subjects else "unknown",
+            " any more; what follows is what is remembered of it"
+            if picture.subjects
+            else "; it was not looked at since the store was made",
+        )
         return
     mode = f", in mode {now.mode}" if now.mode else ""
     was = "" if picture.is_live else " (when last seen)"
@@ -204,9 +273,11 @@ def _tell_case(display: Display, case: Case) -> None:
     closed = incident.state is IncidentState.CLOSED
     word = incident.ended or "closed" if closed else incident.state.value
     display.head(f"Incident {incident.id}: {incident.fault}, {word}")
-    display.line(f"{incident.severity.value}, since {display.when(incident.opened_at)}: {incident.summary}", 2)
+    display.line(f"{incident.severity.value}, since {display.when(case.onset)}: {incident.summary}", 2)
     if incident.reopened:
-        display.line(f"It came back {incident.reopened} time{'s' * (incident.reopened != 1)} after it was closed.", 2)
+        display.line(
+            f"It came back {plural(incident.reopened, 'time')}; the first was at {display.when(incident.opened_at)}.", 2
+        )
     for reason in incident.because:
         display.line(f"because {reason}", 4)
     if incident.healthy_when:
@@ -219,17 +290,23 @@ def _tell_case(display: Display, case: Case) -> None:
             display.line(f"{step.action} on {step.target}", 4)
         for reason in plan.because[2:]:  # the first two say again what stands above
             display.line(f"because {reason}", 4)
+    elif decision is not None and decision.action:
+        display.line(f"Planned ({decision.plan}):", 2)
+        display.line(f"{decision.action} on {decision.target}", 4)
     elif not closed:
         display.line("Nothing is planned about it.", 2)
     if decision is not None:
         _tell_decision(display, decision)
+    if not closed and not any(begun.at >= case.onset for begun, _ in case.actions):
+        display.line("Nothing was done about it" + (" this time." if case.actions else "."), 2)
     if case.actions:
         _tell_actions(display, case)
-    elif not closed:
-        display.line("Nothing was done about it.", 2)
     if incident.state is IncidentState.ESCALATED:
-        display.line(f"The whole ladder was walked {incident.passes} time{'s' * (incident.passes != 1)} without success: "
-                     "a person is needed. It is still retried, slowly.", 2)
+        display.line(
+            f"The whole ladder was walked {plural(incident.passes, 'time')} without success: "
+            "a person is needed. It is still retried, slowly.",
+            2,
+        )
     display.line(f"The whole story: `x0tta6bl4 incidents {incident.id}`", 2)
 
 
@@ -260,12 +337,17 @@ def _tell_actions(display: Display, case: Case) -> None:
         approval = case.approvals.get(str(begun.data.get("plan")))
         by = f", approved by {approval.who}" if approval is not None and approval.state == "approved" else ""
         if ended is None:
-            display.line(f"{display.when(begun.at)} {begun.text}{rung}{by}: under way, or cut off by the daemon's end", 4)
+            display.line(
+                f"{display.when(begun.at)} {begun.text}{rung}{by}: under way, or cut off by the daemon's end", 4
+            )
             continue
         verified = ended.data.get("verified_at")
         seconds = (float(verified) if verified else ended.at) - begun.at
-        display.line(f"{display.when(begun.at)} {begun.text}{rung}{by}: {str(ended.data.get('result')).upper()} after "
-                     f"{span(max(0.0, seconds))}: {ended.data.get('detail')}", 4)
+        display.line(
+            f"{display.when(begun.at)} {begun.text}{rung}{by}: {str(ended.data.get('result')).upper()} after "
+            f"{span(max(0.0, seconds))}: {ended.data.get('detail')}",
+            4,
+        )
         for reason in ended.data.get("because") or ():
             display.line(f"proof: {reason}", 6)
         for line in str(ended.data.get("output") or "").strip().splitlines()[-3:]:
@@ -275,8 +357,16 @@ def _tell_actions(display: Display, case: Case) -> None:
 def _tell_last(display: Display, case: Case) -> None:
     incident = case.incident
     ended = incident.closed_at if incident.closed_at is not None else incident.updated_at
-    display.line(f"Last trouble: {incident.fault}, {incident.ended or 'closed'} {display.when(ended)}, after "
-                 f"{span(ended - incident.opened_at)}: {incident.summary}")
+    onset = case.onset
+    # A heal counts from the moment at which the signs came back; the incident stays open while they are held to it.
+    well = [float(e.data["verified_at"]) for _, e in case.actions if e is not None and e.data.get("verified_at")]
+    lasted = max([at for at in well if onset <= at <= ended], default=ended) - onset
+    display.line(
+        f"Last trouble: {incident.fault}, {incident.ended or 'closed'} after {span(lasted)}; it began "
+        f"{display.when(onset)}: {incident.summary}"
+    )
+    for reason in incident.because:
+        display.line(f"because {reason}", 2)
     decision = case.latest_decision
     if decision is not None and decision.answer is not Answer.ALLOW and not case.actions:
         _tell_decision(display, decision)

@@ -121,9 +121,6 @@ class Slot(PluginConfig):
             raise ValueError(why)
         if self.type == "path":
             return self._path(value)
-        # A text that is put behind a folder's name must not climb out of it.
-        if ".." in value.split("/"):
-            raise ValueError("should not have '..' as a part")
         if self.type == "word" and not _WORD.fullmatch(value):
             raise ValueError("should be a word of letters, digits and _ . : @ + -, beginning with a letter, digit or _")
         if self.type == "choice" and value not in self.choices:
@@ -314,7 +311,7 @@ class CommandExecutor:
     @staticmethod
     def _filled(step: Step, template: str, values: PluginConfig) -> str:
         argument = "".join(literal + (getattr(values, name) if name else "") for literal, name in pieces_of(template))
-        # Two harmless values side by side can still make a way out of a folder.
+        # Looked for in the whole argument: two harmless values side by side can still make a way out of a folder.
         if ".." in _PARTS.split(argument) and ".." not in _PARTS.split(template):
             raise StepRefused(f"{step.action}: {template!r} would become {shown(argument)}, which leaves a folder")
         return argument

@@ -102,8 +102,6 @@ class Incident:
     """Wall-clock seconds, as are the other ``_at`` here: an incident outlives the process."""
     updated_at: float
     closed_at: float | None = None
-    onset_at: float = 0.0
-    """When the present bout began: the same as ``opened_at`` unless it was opened again."""
     ended: str = ""
     """How it closed: ``healed`` (by us, verified), ``recovered`` (by itself or by others), ``aged out``."""
     reopened: int = 0
@@ -116,6 +114,8 @@ class Incident:
     because: tuple[str, ...] = ()
     healthy_when: tuple[Condition, ...] = ()
     data: Attributes = field(default_factory=lambda: NOTHING)
+    onset_at: float = 0.0
+    """When the present bout began: the same as ``opened_at`` unless it was opened again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ def _mode(guard: Guard, case: Case) -> Verdict | None:
     if approval is not None and approval.state == "rejected":
         why = f": {approval.why}" if approval.why else ""
         return Verdict("mode", Answer.DENY, f"rejected by {approval.who}{why}")
-    until = approval.expires if approval is not None and approval.state == "wanted" else None
+    until = approval.expires if approval is not None and approval.expires > case.wall else None
     return Verdict("mode", Answer.HOLD, f"waits for approval: `x0tta6bl4 approve {case.plan.id}`", until)
 
 

@@ -42,6 +42,7 @@ class Incidents:
         self._well_since: dict[str, float] = {}
         self._last_found: dict[str, float] = {}
         self._findings: dict[Key, Finding] = {}
+        self._found_at: dict[Key, float] = {}
         self._dependency_down: dict[str, float] = {}
 
     def load(self, incidents: Iterable[Incident], closed: Iterable[Incident] = ()) -> None:
@@ -68,8 +69,10 @@ class Incidents:
         """What is found of it now; None when no analyzer said so at the last look."""
         return self._findings.get((incident.subject, incident.fault))
 
-    def findings_of(self, subject: str) -> list[Finding]:
-        return [f for (name, _), f in self._findings.items() if name == subject]
+    def found_again(self, subject: str, since: float) -> list[Finding]:
+        """What turns later than that moment have found of the subject."""
+        return [f for (name, fault), f in self._findings.items()
+                if name == subject and self._found_at.get((name, fault), since) > since]
 
     def put(self, incident: Incident) -> None:
         """The responder moves an incident on."""
@@ -78,6 +81,7 @@ class Incidents:
             self._open.pop(key, None)
             self._closed[key] = incident
             self._findings.pop(key, None)
+            self._found_at.pop(key, None)
             self._well_since.pop(incident.id, None)
             self._last_found.pop(incident.id, None)
         else:
@@ -95,6 +99,7 @@ class Incidents:
             key = (finding.subject, finding.fault)
             found.add(key)
             self._findings[key] = finding
+            self._found_at[key] = now
             incident = self._open.get(key)
             if incident is None:
                 incident = self._opened(finding, wall)
@@ -179,6 +184,8 @@ class Incidents:
                            if (s := view.sight.streak(name, m)) is not None and not s.up]
                 if failing:
                     trouble = f"{name} does not look well either ({', '.join(failing)})"
+                else:
+                    trouble = self._unheard(name, incident, view)
             if trouble:
                 self._dependency_down[name] = now
                 return f"waits for its dependency: {trouble}"
@@ -186,6 +193,18 @@ class Incidents:
             if since is not None and now - since < DEPENDENCY_SETTLE:
                 return f"gives itself {DEPENDENCY_SETTLE:g} s to recover now that {name} is well again"
         return ""
+
+
+    def _unheard(self, name: str, incident: Incident, view: View) -> str:
+        """A dependency that hangs is silent before it is found to hang: it must have answered since the trouble began."""
+        finding = self.finding(incident)
+        asked = [s for m in ("work_up", "health_up") if (s := view.sight.streak(name, m)) is not None]
+        if finding is None or not asked:
+            return ""
+        heard = max((s.last_yes for s in asked if s.last_yes is not None), default=None)
+        if heard is not None and heard > finding.since:
+            return ""
+        return f"{name} has not answered since this began"
 
 
 def _reasons(finding: Finding) -> tuple[str, ...]:

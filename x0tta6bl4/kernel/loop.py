@@ -376,12 +376,19 @@ class MAPEK:
             changes = self.incidents.take(findings, view)
         at = mark("analyze", at)
         with self._stage("3.0_PLAN", thread):
-            drafts = [self._plan(incident, view) for incident in self._to_plan(view)]
+            planned = [self._plan(incident, view) for incident in self._to_plan(view)]
         at = mark("plan", at)
         with self._stage("4.0_EXECUTE", thread):
-            # The journal is written by the responses themselves, before they act; what follows here may be slow.
-            responses = [plan.id for plan, incident, verdicts in drafts if plan is not None
-                         and decision(verdicts).answer is Answer.ALLOW and self._respond(plan, incident)]
+            # One after another, so that what is begun for one counts when the next is judged. The journal is written
+            # by the responses themselves, before they act; what follows here may be slow.
+            drafts: list[tuple[Plan | None, Incident, tuple[Verdict, ...]]] = []
+            responses: list[str] = []
+            for plan, incident, verdicts in planned:
+                if plan is not None:
+                    verdicts = self._judge(plan, incident, view)
+                    if decision(verdicts).answer is Answer.ALLOW and self._respond(plan, incident):
+                        responses.append(plan.id)
+                drafts.append((plan, incident, verdicts))
         at = mark("execute", at)
         with self._stage("5.0_KNOWLEDGE", thread):
             try:
@@ -412,11 +419,20 @@ class MAPEK:
             if analyzer.name in self._failing_analyzers:
                 self._failing_analyzers.discard(analyzer.name)
                 log.info("an analyzer works again", extra={"instance": analyzer.name})
-            findings.extend(found)
+            findings.extend(f for f in found if not self._is_our_own_doing(f))
         findings.extend(self._blindness(view))
         for finding in findings:
             self.parts.meter.count("x0tta6bl4_findings_total", fault=finding.fault)
         return findings
+
+    def _is_our_own_doing(self, finding: Finding) -> bool:
+        """What is seen during an action, and what was asked before it ended, says nothing about how it is now."""
+        sight = self.parts.sight
+        if sight.is_acted_on(finding.subject):
+            return True
+        acted = sight.acted_at(finding.subject)
+        asked = [sight.asked_at(o.subject, o.metric) for o in finding.because if isinstance(o, Observation)]
+        return acted is not None and bool(asked) and all(at is not None and at < acted for at in asked)
 
     def _blindness(self, view: View) -> list[Finding]:
         found = []
@@ -470,6 +486,9 @@ class MAPEK:
         plan = self.parts.planner.plan(incident, self._situation(incident.subject))
         if plan is None:
             return None, incident, (Verdict("planner", Answer.DENY, f"no rule says what to do about {incident.fault!r}"),)
+        return plan, incident, ()
+
+    def _judge(self, plan: Plan, incident: Incident, view: View) -> tuple[Verdict, ...]:
         verdicts = self.responder.judge(plan, incident)
         verdict = decision(verdicts)
         if verdict.answer is Answer.HOLD:
@@ -477,7 +496,7 @@ class MAPEK:
             until = now + max(0.02, verdict.until - wall) if verdict.until is not None else now + LATER
             self._held.add(incident.subject)
             self.wake_at(incident.subject, until)
-        return plan, incident, verdicts
+        return verdicts
 
     def _respond(self, plan: Plan, incident: Incident) -> bool:
         # Telling a human occupies nobody: a slow mail server must not keep a restart waiting.
@@ -590,7 +609,9 @@ class MAPEK:
                 SubjectState(r.name, r.state, wall - (view.now - r.since), r.summary, wall) for r in rows])
             for row in rows:
                 self.parts.meter.set("x0tta6bl4_subject_up", float(row.state == "well"), subject=row.name)
-            await knowledge.expire_approvals(wall)
+            for expired in await knowledge.expire_approvals(wall):
+                self.standing.approvals[expired.plan] = expired
+                self._due()
             if self.cycle_count % 60 == 1:
                 await self._retain(wall)
         self.parts.meter.set("x0tta6bl4_incidents_open", float(len(self.incidents.open)))
@@ -616,7 +637,9 @@ class MAPEK:
         """Said and written when it changes; a decision that stands is not repeated."""
         verdict = decision(verdicts)
         approval = self.standing.approvals.get(plan.id) if plan is not None else None
-        if approval is not None and approval.state == "expired":
+        lapsed = approval is not None and (
+            approval.state == "expired" or (approval.state == "wanted" and approval.expires <= self.parts.clock.wall()))
+        if lapsed:
             self._told_decisions.pop(incident.id, None)
         said = (verdict.check, verdict.answer.value, plan.id if plan else "")
         if self._told_decisions.get(incident.id) == said:
@@ -625,7 +648,8 @@ class MAPEK:
         self.parts.meter.count("x0tta6bl4_guard_decisions_total", check=verdict.check, answer=verdict.answer.value)
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
         if plan is not None and verdict.check == "mode":
-            if verdict.answer is Answer.HOLD and (approval is None or approval.state == "expired"):
+            if verdict.answer is Answer.HOLD and (approval is None or lapsed):
+                await knowledge.expire_approvals(wall)
                 until = wall + self.parts.policy.approval_expires
                 self.standing.approvals[plan.id] = await knowledge.want_approval(
                     plan, until, "; ".join(plan.because[:3]))

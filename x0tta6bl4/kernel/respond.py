@@ -217,8 +217,9 @@ class Responder:
         else:
             outcome = await self.prove(step, incident, acted_at, started, effect)
         await self._finished(outcome, incident, plan, step)
-        if outcome.result is Result.REFUTED and step.undo:
-            await self._undo(plan, step, incident, effect)
+        undo = step.undo or (f"{executor.name}.{action.undo}" if action.undo else "")
+        if outcome.result is Result.REFUTED and undo:
+            await self._undo(plan, replace(step, undo=undo), incident, effect)
         return outcome
 
     async def _undo(self, plan: Plan, step: Step, incident: Incident, effect: Effect | Failure) -> None:
@@ -292,7 +293,7 @@ class Responder:
                         self._evidence(incident)
             else:
                 well_since = verified_at = None
-                again = [f for f in self._incidents.findings_of(incident.subject) if f.since >= acted_at]
+                again = self._incidents.found_again(incident.subject, acted_at)
                 if again:
                     return Result.REFUTED, f"did not help: {again[0].summary}", None, self._evidence(incident)
             if self.stopping.is_set():

@@ -132,6 +132,10 @@ class ProcessMonitor:
         how = f"pid {process.pid} ended"
         if self.config.program is not None and (words := self._exit_words(self.config.program)):
             how = f"pid {process.pid} {words}"
+        if self.config.program is not None:
+            running = self._processes.supervised(self.config.program)
+            if running not in (process, None):
+                self._process = running  # restarted before we came to tell: what ended is nobody's fault any more
         has_successor = self._process not in (process, None)
         if not has_successor:
             self._process = None

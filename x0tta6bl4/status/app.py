@@ -259,6 +259,18 @@ class Route:
         return ", ".join(sorted(names))
 
 
+@dataclass(frozen=True, slots=True)
+class _Health:
+    """One answer to /health, and what it was made of."""
+
+    signs: tuple[object, ...]
+    asked_at: float
+    components: dict[str, dict[str, Any]]
+    second: int
+    is_healthy: bool
+    body: bytes
+
+
 @dataclass
 class Listening:
     """Where the endpoint can be reached, as far as it could be opened."""
@@ -292,7 +304,7 @@ class StatusApp:
         self._hosts: dict[bytes, int] = {}
         self._prefix = secrets.token_hex(5)
         self._requests = 0
-        self._health_kept: tuple[object, float, dict[str, dict[str, Any]]] | None = None
+        self._health_kept: _Health | None = None
         self._scraping = asyncio.Lock()
         self._reloading = asyncio.Lock()
         self._always = list(GUARDING)
@@ -347,7 +359,7 @@ class StatusApp:
         if b"upgrade" in headers:
             # The parser takes whatever follows on such a connection for another protocol, which nobody speaks here.
             out.append((b"connection", b"close"))
-        if not any(name == b"cache-control" for name, _ in out):
+        if b"cache-control" not in dict(out):
             out.append((b"cache-control", b"no-store"))
         await response(scope, receive, send)
         if route is None or route.is_counted:
@@ -444,7 +456,7 @@ class StatusApp:
             raise Refusal(405, "METHOD_NOT_ALLOWED", f"{method} means nothing here",
                           suggestions=[f"{route.path} takes {route.allow}"],
                           headers=[(b"allow", route.allow.encode("ascii"))])
-        answer = await guarded(lambda: handler(asked), ANSWER_WITHIN)
+        answer = await guarded(lambda: handler(asked), None if asked.path in PROBES else ANSWER_WITHIN)
         if not isinstance(answer, Failure):
             return answer
         if isinstance(answer.exception, Refusal):
@@ -470,28 +482,33 @@ class StatusApp:
     # -- probes --------------------------------------------------------------------------------------------------
 
     async def _health(self, asked: Asked) -> Response:
-        health = self.face.health
-        components = self._components()
-        overall = health.overall(components)
+        signs, second = self._signs(), int(time.time())
+        kept = self._health_kept
+        if kept is None or kept.second != second or kept.signs != signs:
+            kept = self._health_kept = self._look(signs, second)
         is_strict = bool(asked.request.scope["query_string"]) and asked.query.get("strict", "").lower() in ("1", "true")
+        return Response(kept.body, 503 if is_strict and not kept.is_healthy else 200, media_type="application/json")
+
+    def _signs(self) -> tuple[object, ...]:
+        """What matters most and costs nothing to see: when it changes, no older answer is given."""
+        loop = self.face.loop
+        return loop, loop.status, loop.standing.store_trouble
+
+    def _look(self, signs: tuple[object, ...], second: int) -> "_Health":
+        """The parts are asked as often as the settings say; the body is new each second, for its timestamp."""
+        health, now, kept = self.face.health, time.monotonic(), self._health_kept
+        if kept is not None and kept.signs == signs and now - kept.asked_at < self.settings.health_check_interval:
+            components, asked_at = kept.components, kept.asked_at
+        else:
+            components, asked_at = health.components(), now
+        overall = health.overall(components)
         body = _json({
             "status": overall,
-            "timestamp": iso(time.time(), "seconds"),
+            "timestamp": iso(second, "seconds"),
             "components": components,
             "version": self.face.version,
         })
-        return Response(body, 503 if is_strict and overall != "healthy" else 200, media_type="application/json")
-
-    def _components(self) -> dict[str, dict[str, Any]]:
-        """Kept for as long as the settings say, but not beyond a change that costs nothing to see."""
-        loop, now = self.face.loop, time.monotonic()
-        signs = (loop, loop.status, loop.standing.store_trouble)
-        kept = self._health_kept
-        if kept is not None and kept[0] == signs and now - kept[1] < self.settings.health_check_interval:
-            return kept[2]
-        components = self.face.health.components()
-        self._health_kept = (signs, now, components)
-        return components
+        return _Health(signs, asked_at, components, second, overall == "healthy", body)
 
     async def _livez(self, asked: Asked) -> Response:
         """That it answers is all there is to know: a restart mends no dependency."""

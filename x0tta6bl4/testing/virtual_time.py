@@ -47,6 +47,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._in_threads = 0
         self._selector_of_time = _JumpingSelector(self, patience)
         super().__init__(self._selector_of_time)
+        # A timer is due when it lies no further ahead than this. The real clock's nanosecond is less than a float can
+        # tell apart some months from now, and the loop would turn for ever just before the timer.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         return self._now

@@ -1,0 +1,282 @@
+"""The daemon under a real systemd, as an operator installs it: its unit, its rights, and what it does to other units."""
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import CONFIG, PROGRAM, ROOT, Machine, config_with
+
+pytestmark = pytest.mark.systemd
+
+DAEMON = "x0tta6bl4.service"
+LISTED = ("victim", "steady", "stubborn", "limited", "slow", "absent")
+"""What the polkit rule names in these tests. `absent` is a unit that does not exist."""
+PORT = 8391
+
+
+def subject(unit: str, **more: Any) -> dict[str, Any]:
+    return {"unit": f"{unit}.service", "mode": "auto", **more}
+
+
+VICTIM = subject("victim", work=f"http://127.0.0.1:{PORT}/work")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(machine: Machine) -> Iterator[None]:
+    rules = machine.read("/etc/polkit-1/rules.d/50-x0tta6bl4.rules")
+    names = ", ".join(f'"{name}.service"' for name in LISTED)
+    edited, count = re.subn(r"var UNITS = \[.*?\];", f"var UNITS = [{names}];", rules, flags=re.S)
+    assert count == 1, "the rule has one list at its top"
+    machine.write("/etc/polkit-1/rules.d/50-x0tta6bl4.rules", edited)
+    machine.install("victim", PORT)
+    machine.install("steady", service="Restart=always\nRestartSec=2", unit="StartLimitIntervalSec=0")
+    machine.install("stubborn", service="Restart=on-failure", unit="StartLimitIntervalSec=0")
+    machine.install("limited", service="Restart=on-failure", unit="StartLimitIntervalSec=60\nStartLimitBurst=2")
+    machine.install("slow", service="ExecStartPre=/bin/sh -c 'echo start >> /run/slow/starts; sleep 6'\n"
+                                    "RuntimeDirectory=slow\nRuntimeDirectoryPreserve=yes\nRestart=no")
+    machine.install("foreign")
+    machine.run("systemctl", "daemon-reload")
+    yield
+    machine.stop_daemon()
+
+
+@pytest.fixture
+def victim(machine: Machine) -> Machine:
+    """The sample service runs, and a daemon without a past watches it."""
+    machine.run("systemctl", "restart", "victim")
+    machine.wait("the sample service answers", lambda: machine.answers(PORT))
+    machine.start_daemon(config_with({"victim": VICTIM}))
+    return machine
+
+
+# -- the unit --
+
+def test_the_units_exposure_is_at_most_2_and_systemd_understands_every_line(machine: Machine) -> None:
+    told = machine.run("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager",
+                       f"/etc/systemd/system/{DAEMON}")
+    assert float(re.findall(r"Overall exposure level .*: ([0-9.]+)", told)[0]) <= 2.0
+    for drop_in in sorted((ROOT / "systemd" / f"{DAEMON}.d").iterdir()):
+        machine.write(f"/run/systemd/system/{DAEMON}.d/{drop_in.name}", drop_in.read_text())
+    try:
+        assert machine.run("systemd-analyze", "verify", f"/etc/systemd/system/{DAEMON}") == ""
+    finally:
+        machine.run("rm", "-r", f"/run/systemd/system/{DAEMON}.d")
+
+
+def test_it_is_active_only_after_its_first_full_cycle(machine: Machine) -> None:
+    check = {"use": "command", "subject": "patience", "argv": ["/usr/bin/sleep", "4"]}
+    machine.start_daemon({"monitors": {"slow-check": check}})
+    def at(name: str) -> int:
+        return int(machine.property(DAEMON, name))
+
+    assert at("ActiveEnterTimestampMonotonic") - at("ExecMainStartTimestampMonotonic") >= 4_000_000
+    assert machine.property(DAEMON, "StatusText").startswith("watching 0 subjects")
+
+
+def test_it_runs_without_rights_beyond_its_user(victim: Machine) -> None:
+    status = victim.read(f"/proc/{victim.main_pid(DAEMON)}/status")
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split()[0] == victim.run("id", "-u", "x0tta6bl4") != "0"
+    assert {fields[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {"0000000000000000"}
+    assert fields["NoNewPrivs"] == "1" and fields["Seccomp"] == "2"
+    assert "Traceback" not in victim.log(DAEMON)
+
+
+def test_what_the_daemon_sees_of_the_host_is_the_host(victim: Machine) -> None:
+    now = victim.ask("status")
+    assert "blind" not in str(now.get("conditions")), now
+
+
+# -- what is healed --
+
+def test_a_killed_unit_without_restart_is_started_again_and_proved(victim: Machine) -> None:
+    before = victim.kill("victim")
+    victim.wait_active("victim", other_than=before)
+    victim.wait("it answers again", lambda: victim.answers(PORT))
+    done = victim.wait("the proof is written", lambda: [a for a in victim.actions("victim") if a["outcome"]])
+    assert [(a["action"], a["outcome"]["result"]) for a in done] == [("systemd.restart", "verified")], done
+    assert victim.property("victim", "NRestarts") == "0", "systemd did it, not the daemon"
+
+
+def test_a_hung_unit_is_restarted(victim: Machine) -> None:
+    before = victim.main_pid("victim")
+    victim.break_(PORT, "hang")
+    victim.wait_active("victim", other_than=before)
+    done = victim.wait("the proof is written", lambda: [a for a in victim.actions("victim") if a["outcome"]])
+    assert [(a["action"], a["outcome"]["result"]) for a in done] == [("systemd.restart", "verified")], done
+    assert victim.answers(PORT)
+
+
+def test_a_unit_at_which_systemd_gave_up_is_taken_over(machine: Machine) -> None:
+    machine.run("systemctl", "reset-failed")
+    machine.run("systemctl", "restart", "limited")
+    machine.start_daemon(config_with({"limited": subject("limited")}))
+    pid = machine.kill("limited")
+    pid = machine.wait_active("limited", other_than=pid)
+    assert machine.actions("limited") == [], "the first end is systemd's own business"
+    machine.kill("limited")
+    machine.wait_active("limited", other_than=pid)
+    done = machine.wait("the proof is written", lambda: [a for a in machine.actions("limited") if a["outcome"]])
+    assert [(a["action"], a["outcome"]["result"]) for a in done] == [("systemd.restart", "verified")], done
+    assert "reset-failed" in done[0]["outcome"]["detail"]
+
+
+# -- what is left alone --
+
+def test_what_somebody_stopped_is_left_alone_and_why_says_so(victim: Machine) -> None:
+    victim.run("systemctl", "stop", "victim")
+    told = victim.wait("the daemon has made up its mind", lambda: _decision(victim, "victim"))
+    assert told["check"] == "other healers" and told["answer"] == "deny"
+    assert told["sentence"] == "somebody stopped victim.service (systemctl stop)"
+    time.sleep(5)  # long enough for a healer that only hesitates
+    assert victim.property("victim", "ActiveState") == "inactive"
+    assert victim.actions("victim") == []
+    assert "somebody stopped victim.service (systemctl stop)" in victim.run(PROGRAM, "why", "victim")
+
+    victim.run("systemctl", "start", "victim")
+    victim.wait("the incident is over", lambda: not victim.ask("why", "victim")["incidents"])
+    assert victim.actions("victim") == []
+
+
+@pytest.mark.parametrize(("name", "pause"), [("steady", "2 s"), ("stubborn", "100 ms")])
+def test_what_systemd_restarts_itself_is_left_to_it(machine: Machine, name: str, pause: str) -> None:
+    machine.run("systemctl", "restart", name)
+    machine.start_daemon(config_with({name: subject(name)}))
+    pid = machine.main_pid(name)
+    for _ in range(3):
+        machine.kill(name)
+        pid = machine.wait_active(name, other_than=pid)
+    time.sleep(1)
+    assert machine.actions(name) == [], f"its unit waits {pause} and does it then"
+    assert machine.property(name, "NRestarts") == "3", "a restart by others sets this to 0"
+
+
+def test_a_unit_that_the_rule_does_not_name_is_refused_and_a_human_is_told(machine: Machine) -> None:
+    machine.run("systemctl", "restart", "foreign")
+    told = "/var/lib/x0tta6bl4/told.json"
+    notify = {"notify": {"use": "notify", "command": {"argv": ["/usr/bin/tee", "--append", told]}}}
+    machine.start_daemon(config_with({"foreign": subject("foreign")}, executors=notify))
+    machine.kill("foreign")
+    machine.wait("a human is told", lambda: machine.try_("test", "-s", told).returncode == 0)
+    assert "foreign" in machine.read(told)
+    refused = [a["outcome"] for a in machine.actions("foreign") if a["action"] == "systemd.restart"]
+    assert refused and {outcome["result"] for outcome in refused} == {"refused"}
+    assert "polkit" in refused[0]["detail"], "it should say what to do about it"
+    assert machine.property("foreign", "ActiveState") == "failed"
+
+
+@pytest.mark.parametrize("words", [
+    "systemctl restart foreign", "systemctl mask victim", "systemctl disable victim", "systemctl daemon-reload",
+    "systemctl set-property --runtime victim CPUWeight=50", "systemctl edit-nothing", "systemctl isolate rescue.target",
+    "systemd-run --unit=absent id", "systemctl poweroff", "systemctl freeze victim",
+])
+def test_the_rule_grants_nothing_else(machine: Machine, words: str) -> None:
+    command, _, rest = words.partition(" ")
+    done = machine.try_("runuser", "-u", "x0tta6bl4", "--", command, "--no-ask-password", *rest.split())
+    assert done.returncode != 0
+    if "nothing" not in words:
+        assert re.search("authentication required|denied|not authorized", done.stdout, re.I), done.stdout
+
+
+# -- the daemon itself --
+
+def test_a_reload_with_mistakes_fails_and_changes_nothing(victim: Machine) -> None:
+    pid = victim.main_pid(DAEMON)
+    victim.configure({"subjects": {"victim": {"unit": "victim.service", "modus": "auto"}}})
+    assert victim.try_("systemctl", "reload", DAEMON).returncode != 0
+    assert "modus" in victim.log(DAEMON), "the journal says what is wrong"
+    victim.kill(DAEMON, "HUP")  # past the check: the daemon looks for itself
+    victim.wait("the daemon refuses", lambda: "reload refused" in victim.log(DAEMON))
+    assert victim.main_pid(DAEMON) == pid and victim.property(DAEMON, "ActiveState") == "active"
+    before = victim.kill("victim")
+    victim.wait_active("victim", other_than=before)
+
+    victim.configure(config_with({"victim": VICTIM, "steady": subject("steady")}))
+    victim.run("systemctl", "reload", DAEMON)
+    victim.wait("the new one is in force", lambda: victim.property(DAEMON, "StatusText").startswith(
+        "watching 2 subjects"))
+    assert victim.main_pid(DAEMON) == pid and victim.property(DAEMON, "ActiveState") == "active"
+
+
+def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_comes_back(machine: Machine) -> None:
+    machine.start_daemon({}, drop_in="WatchdogSec=3")
+    time.sleep(5)
+    assert machine.property(DAEMON, "NRestarts") == "0", "a sound one feeds its watchdog"
+    pid = machine.kill(DAEMON, "STOP")
+    machine.wait_active(DAEMON, other_than=pid)
+    assert "Watchdog timeout" in machine.log(DAEMON)
+
+
+def test_a_daemon_with_a_mistaken_configuration_never_gives_up_and_does_not_spin(machine: Machine) -> None:
+    machine.start_daemon({})
+    machine.configure({"guard": {"mod": "auto"}})
+    machine.kill(DAEMON)
+    machine.wait("it has ended over the mistake",
+                 lambda: machine.property(DAEMON, "SubState") == "stop-post", patience=30)
+    assert machine.property(DAEMON, "ExecMainStatus") == "78"
+    restarts = int(machine.property(DAEMON, "NRestarts"))
+    time.sleep(4)
+    assert int(machine.property(DAEMON, "NRestarts")) == restarts
+    machine.configure({})
+    machine.wait_active(DAEMON)
+
+
+def test_a_daemon_that_dies_during_an_action_repeats_nothing(machine: Machine) -> None:
+    machine.run("systemctl", "restart", "slow")
+    machine.start_daemon(config_with({"slow": subject("slow")}))
+    machine.run("sh", "-c", ": > /run/slow/starts")
+    machine.kill("slow")
+    machine.wait("the restart is under way", lambda: machine.read("/run/slow/starts") == "start")
+    before = machine.kill(DAEMON)
+    machine.wait_active(DAEMON, other_than=before)
+    machine.wait_active("slow")
+    done = machine.wait("the outcome is known", lambda: [a for a in machine.actions("slow") if a["outcome"]])
+    assert len(done) == 1, done
+    assert machine.read("/run/slow/starts") == "start", "it was started twice"
+    time.sleep(3)
+    assert len(machine.actions("slow")) == 1
+
+
+def test_programs_of_the_daemon_outlive_it_and_are_taken_up_again(machine: Machine) -> None:
+    kept = {"process": ["/usr/bin/sleep", "86401"], "mode": "auto"}
+    ended = {"process": {"command": ["/usr/bin/sleep", "86402"], "on_exit": "stop"}, "mode": "auto"}
+    machine.start_daemon({"guard": {"allow": ["process.*"]}, "subjects": {"kept": kept, "ended": ended}})
+
+    def pids(seconds: int) -> list[str]:
+        return machine.try_("pgrep", "-f", f"sleep {seconds}$").stdout.split()
+
+    first = pids(86401)
+    assert len(first) == 1 and len(pids(86402)) == 1
+    machine.run("systemctl", "stop", DAEMON)
+    assert pids(86401) == first and pids(86402) == []
+    machine.run("systemctl", "start", DAEMON)
+    before = machine.kill(DAEMON)
+    machine.wait_active(DAEMON, other_than=before)
+    assert pids(86401) == first and len(pids(86402)) == 1
+    machine.run("systemctl", "kill", "--kill-whom=all", "--signal=KILL", DAEMON)
+
+
+def test_as_root_it_needs_no_rule(machine: Machine) -> None:
+    machine.run("systemctl", "restart", "foreign")
+    lines = (ROOT / "systemd" / f"{DAEMON}.d" / "root.conf").read_text().partition("[Service]\n")[2]
+    machine.start_daemon(config_with({"foreign": subject("foreign")}), drop_in=lines)
+    before = machine.kill("foreign")
+    machine.wait_active("foreign", other_than=before)
+    done = machine.wait("the proof is written", lambda: [a for a in machine.actions("foreign") if a["outcome"]])
+    assert [(a["action"], a["outcome"]["result"]) for a in done] == [("systemd.restart", "verified")], done
+
+
+def test_it_cleans_only_where_the_drop_in_permits(machine: Machine) -> None:
+    machine.start_daemon({}, drop_in="ReadWritePaths=/var/cache/example")
+    mounts = machine.read(f"/proc/{machine.main_pid(DAEMON)}/mountinfo")
+    writable = {line.split()[4] for line in mounts.splitlines() if line.split()[5].split(",")[0] == "rw"}
+    assert "/var/cache/example" in writable and "/" not in writable and CONFIG not in writable
+
+
+def _decision(machine: Machine, name: str) -> Any:
+    for case in machine.ask("why", name)["incidents"]:
+        if case["decision"] is not None:
+            return case["decision"]
+    return None
