@@ -1,1 +1,1 @@
-"""What prints every number that is claimed: programs that run the real daemon on real victims and time it from outside."""
+"""What prints every number that is claimed: programs that run the real daemon on real victims, timed from outside."""

@@ -10,6 +10,7 @@ when an expectation is not met.
 import argparse
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ from x0tta6bl4.demo.breaker import ask, break_, mend, wait_until_answers
 QUIET = 6.0
 """Seconds for which nothing more may be done once all is well; proof (3 s) and settling (3 s) are over within them."""
 CLOSED_WITHIN = 20.0
+LATE = 10.0
+"""Seconds beyond its bound for which a heal is waited for, to tell a late one from none."""
 EQUAL_TRIES = 3
 BLURRED = 0.05
 """Seconds by which our clock readings and the journal's may miss each other."""
@@ -71,14 +74,15 @@ class Trial:
         for name in names:
             self.ill[name][-1][1] = time.time()
 
-    def break_(self, ground: Ground, kind: str, name: str = "victim", **params: float) -> tuple[float, int]:
+    def break_(self, ground: Ground, kind: str, _name: str = "victim", **params: float) -> tuple[float, int]:
         """Breaks it: when (monotonic) and which process."""
-        began = self.begins(name)
-        return began, break_(ground.ports[name], kind, **params)
+        began = self.begins(_name)
+        return began, break_(ground.ports[_name], kind, **params)
 
     def heals(self, ground: Ground, began: float, pid: int | None, within: float, name: str = "victim") -> float:
+        patience = max(0.1, began + within + LATE - time.monotonic())
         try:
-            seconds = wait_until_answers(ground.ports[name], began, pid, max(0.1, began + within + 10 - time.monotonic()))
+            seconds = wait_until_answers(ground.ports[name], began, pid, patience)
         except TimeoutError as error:
             raise Missed(f"not healed: {error}") from error
         self.ends(name)
@@ -118,7 +122,8 @@ class Trial:
         named = {story.fault for story in self.stories if story.subject in ground.sites}
         if wrong := named - set(faults):
             summary = next(s.summary for s in self.stories if s.fault in wrong)
-            raise Missed(f"called {', '.join(sorted(wrong))} and not {' or '.join(faults) or 'nothing at all'}: {summary}")
+            right = " or ".join(faults) or "nothing at all"
+            raise Missed(f"called {', '.join(sorted(wrong))} and not {right}: {summary}")
         others = {f"{s.subject} {s.fault}" for s in self.stories if s.subject not in ground.sites}
         self.notes += [f"also: {other}" for other in sorted(others)]
         done = [act for act in self.acts if act.disruptive]
@@ -200,12 +205,13 @@ def crowded(trial: Trial) -> None:
 
 def suggest(trial: Trial) -> None:
     ground = trial.ground(Site(subject={"mode": "suggest"}))
-    began, _ = trial.break_(ground, "kill")
+    trial.break_(ground, "kill")
     ground.sleep(6.0)
     trial.read(ground)
     if [act for act in trial.acts if act.disruptive]:
         raise Missed("it acted in mode suggest")
-    if not [s for s in ground.said() if s.check == "mode" and s.answer == "deny" and "would do process.restart" in s.sentence]:
+    would = [s for s in ground.said() if s.check == "mode" and s.answer == "deny"]
+    if not any("would do process.restart" in s.sentence for s in would):
         raise Missed(f"what it would do was not recorded: {[(s.check, s.sentence) for s in ground.said()]}")
     if [s.fault for s in trial.stories] != ["dead"]:
         raise Missed(f"incidents: {[(s.fault, s.state) for s in trial.stories]}")
@@ -246,7 +252,8 @@ def healed(kind: str, within: float, fault: str | tuple[str, ...], site: Site | 
            **params: float) -> Run:
     def run(trial: Trial) -> None:
         ground = trial.ground(site or Site())
-        began, pid = trial.break_(ground, kind, **params)
+        began = trial.begins("victim")
+        pid = break_(ground.ports["victim"], kind, **params)
         trial.heals(ground, began, pid, within)
         trial.settle(ground, (fault,) if isinstance(fault, str) else fault, doing=doing)
 
@@ -366,10 +373,7 @@ def came_back(trial: Trial, ground: Ground, within: float) -> None:
     since: float | None = None
     while since is None or time.monotonic() - since < 2.0:
         ground.check_daemon()
-        if ask(ground.ports["victim"]).status == 200:
-            since = since or time.monotonic()
-        else:
-            since = None
+        since = (since or time.monotonic()) if ask(ground.ports["victim"]).status == 200 else None
         if time.monotonic() - gone > within + 5.0:
             raise Missed(f"not back {within:g} s after the cause was gone")
         time.sleep(0.05)
@@ -416,7 +420,7 @@ def kill_switch(trial: Trial) -> None:
     ground = trial.ground()
     ground.tell(lambda store: store.set_flag("auto_healing", False, "operator"))
     ground.sleep(1.0)
-    began, pid = trial.break_(ground, "kill")
+    _, pid = trial.break_(ground, "kill")
     ground.sleep(5.0)
     if [act for act in ground.acts() if act.disruptive]:
         raise Missed("it acted with auto_healing off")
@@ -532,8 +536,8 @@ KINDS = (
     Kind("broken-twice", "heals both: hung, then killed 1 s later", broken_twice),
     Kind("killed-often", "heals each of five within 3 s", killed_often),
     Kind("ten-killed", "heals all, one act each", ten_killed, quick=True, alone=True),
-    Kind("dependency-refuses", "heals the one, leaves its ten dependents alone", dependency("refuse", "hung", 3.0), alone=True),
-    Kind("dependency-killed", "heals the one, leaves its ten dependents alone", dependency("kill", "dead", 1.0), alone=True),
+    Kind("dependency-refuses", "heals the one, not its ten dependents", dependency("refuse", "hung", 3.0), alone=True),
+    Kind("dependency-killed", "heals the one, not its ten dependents", dependency("kill", "dead", 1.0), alone=True),
     Kind("dependency-and-one", "heals both, leaves two dependents alone", dependency_and_one),
     Kind("slow-start", "one restart, 20 s of patience", slow_start),
     Kind("slow-hang", "one restart, 8 s of patience", slow_hang),
@@ -579,7 +583,7 @@ def _evidence(trial: Trial) -> str:
     try:
         lines = [f"  incident {s}" for s in ground.stories()] + [f"  act {a}" for a in ground.acts()] \
             + [f"  decided {s}" for s in ground.said()]
-    except Exception as error:  # noqa: BLE001 - the evidence is a courtesy; whatever keeps it away must not hide what was missed
+    except (sqlite3.Error, OSError, ValueError, KeyError) as error:
         lines = [f"  no journal: {error!r}"]
     return "\n".join([*lines, *("  log " + line for line in ground.log().splitlines()[-60:])])
 
@@ -616,19 +620,18 @@ def main() -> int:
         print(line_of(report) + (f"\n{report.evidence}" if given.evidence and report.evidence else ""), flush=True)
 
     pool = ThreadPoolExecutor(given.beside)
+    finished = False
     try:
         for future in [pool.submit(run, kind) for kind in chosen if not kind.alone]:
             future.result()
         for kind in chosen:
             if kind.alone:
                 run(kind)
-    except BaseException:
-        # Ctrl-C: the threads wait for victims that will never be well again; what they opened is closed from here.
-        for ground in list(grounds):
+        finished = True
+    finally:
+        pool.shutdown(wait=finished, cancel_futures=True)
+        for ground in list(grounds):  # after a Ctrl-C the threads still wait for victims that will never be well again
             ground.close()
-        print("stopped; nothing is left running", file=sys.stderr, flush=True)
-        os._exit(130)
-    pool.shutdown()
     missed = [report.kind.name for report in reports if report.missed]
     needless = sum(len(report.trial.needless) for report in reports)
     row = max((report.trial.row for report in reports), default=0)
@@ -639,4 +642,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        print("stopped; nothing is left running", file=sys.stderr, flush=True)
+        os._exit(130)  # the threads hold nothing any more that would have to be closed
+    sys.exit(code)

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +44,7 @@ class GroundFailed(Exception):
 
 @dataclass(frozen=True)
 class Site:
-    """One victim: what it is called, the options it is started with, and its subject's settings beside the usual ones."""
+    """One victim: its name, the options it is started with, and its subject's settings beside the usual ones."""
 
     name: str = "victim"
     options: Sequence[str] = ()
@@ -114,7 +114,9 @@ class Ports:
 class Ground:
     """A context: inside it daemon and victims run and are well; behind it nothing of them is left."""
 
-    def __init__(self, *sites: Site, ports: Ports | None = None, allow: Sequence[str] = ("process.*", "cleanup.*")) -> None:
+    def __init__(
+        self, *sites: Site, ports: Ports | None = None, allow: Sequence[str] = ("process.*", "cleanup.*")
+    ) -> None:
         self.sites = {site.name: site for site in sites or (Site(),)}
         self.allow = list(allow)
         given = ports or Ports()
@@ -161,7 +163,8 @@ class Ground:
 
     def _subject(self, site: Site) -> dict[str, Any]:
         port = self.ports[site.name]
-        command = ["${python}", "-m", "x0tta6bl4.demo.victim", "--port", str(port), "--folder", str(self.victim_folder(site.name))]
+        command = ["${python}", "-m", "x0tta6bl4.demo.victim", "--port", str(port),
+                   "--folder", str(self.victim_folder(site.name))]
         more: dict[str, Any] = {}
         if site.depends_on:
             command += ["--depends-on", f"{breaker.HOST}:{self.ports[site.depends_on]}"]
@@ -184,7 +187,9 @@ class Ground:
         config = str(self.folder / "daemon.yaml")
         argv = [sys.executable, "-m", "x0tta6bl4", "run", "--config", config] if has_cli else \
             [sys.executable, "-c", WITHOUT_CLI, config]
-        with (self.folder / "daemon.log").open("ab") as log:
+        with self._closing, (self.folder / "daemon.log").open("ab") as log:
+            if self._closed:
+                raise GroundFailed("it is being cleared away")
             # In a session of its own: a Ctrl-C is for us, and we stop it in our order.
             self.daemon = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
                                            start_new_session=True)
@@ -306,8 +311,7 @@ class Ground:
         found = []
         for (body,) in self._rows("SELECT body FROM incidents ORDER BY opened_at"):
             told = json.loads(body)
-            found.append(Story(*(told[key] for key in ("id", "subject", "fault", "state", "ended", "summary", "opened_at",
-                                                       "closed_at", "reopened"))))
+            found.append(Story(**{column.name: told[column.name] for column in fields(Story)}))
         return found
 
     def said(self) -> list[Said]:

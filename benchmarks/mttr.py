@@ -57,7 +57,7 @@ def again(broken: Broken) -> Broken:
 
 
 def memory(ground: Ground, name: str) -> float:
-    """From the moment at which resident memory passes the limit, as /proc has it, not from the beginning of the leak."""
+    """From the moment at which resident memory passes the limit, as /proc has it, not from the leak's beginning."""
     pid = ground.pid(name)
     with open(f"/proc/{pid}/statm", "rb", buffering=0) as statm:
         break_(ground.ports[name], "leak", mib_per_s=random.uniform(50, 150), limit=400)
@@ -157,8 +157,8 @@ def main() -> int:
         met = median <= kind.median and max(taken) <= kind.worst and not wrong
         missed |= not met
         target = f"median <= {kind.median:g} s" + (f", worst <= {kind.worst:g} s" if kind.worst < math.inf else "")
-        lines.append(f"{kind.name:<12} {len(taken):>3} {min(taken):>7.3f} {median:>7.3f} {percentile(taken, 0.95):>7.3f} "
-                     f"{max(taken):>7.3f}  {target}: {'met' if met else 'MISSED'}")
+        numbers = " ".join(f"{s:>7.3f}" for s in (min(taken), median, percentile(taken, 0.95), max(taken)))
+        lines.append(f"{kind.name:<12} {len(taken):>3} {numbers}  {target}: {'met' if met else 'MISSED'}")
         lines += [f"{'':<12} wrong: {sentence}" for sentence in wrong]
     print("Seconds from the break (memory: from passing the limit) to the first good answer of a new process.")
     print("At most three faults a victim and a fresh daemon a kind, so that no budget of the guard is in the way.")

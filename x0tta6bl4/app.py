@@ -369,9 +369,15 @@ class HostLock:
             raise AlreadyRunning(
                 f"another daemon runs the loop on this host: {holder} (lock {self._path})",
                 remedy="stop that one first; two would heal against each other") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, (json.dumps(dict(about)) + "\n").encode(), 0)
         self._fd = fd
+        self.tell(about)
+
+    def tell(self, about: Mapping[str, Any]) -> None:
+        """Who holds it, for a second daemon and for the command line."""
+        if self._fd is not None:
+            text = (json.dumps(dict(about)) + "\n").encode()
+            os.pwrite(self._fd, text, 0)
+            os.ftruncate(self._fd, len(text))
 
     def release(self) -> None:
         if self._fd is not None:
@@ -413,6 +419,7 @@ class Daemon:
         self._next: Blueprint | None = None
         self._database = LaterDatabase(self.state_dir / "knowledge.db")
         self._processes: LinuxProcesses | None = None
+        self._lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
         self._loop: MAPEK | None = None
         self.health = HealthChecker(
             {"database": self._database_health, "loop": self._loop_health, "pqc": self._pqc_health},
@@ -515,11 +522,9 @@ class Daemon:
         """Until SIGTERM or SIGINT. Raises ConfigError, AlreadyRunning or StoreError when it cannot start."""
         settings = self.blueprint.settings
         setup_logging(settings.logging.level, settings.logging.format, settings.logging.file)
-        lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
-        lock.take({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                   "config": str(self.config) if self.config else "defaults", "state_dir": str(self.state_dir)})
+        self._lock.take(self._who())
         async with AsyncExitStack() as stack:
-            stack.callback(lock.release)
+            stack.callback(self._lock.release)
             try:
                 self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -552,6 +557,11 @@ class Daemon:
                 for task in beside:
                     task.cancel()
         log.info("stopped")
+
+    def _who(self) -> Mapping[str, Any]:
+        return {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started_at)),
+                "config": str(self.config) if self.config else "defaults", "state_dir": str(self.state_dir),
+                "url": self.address}
 
     def _build(self, blueprint: Blueprint) -> None:
         assert self._processes is not None
@@ -649,6 +659,7 @@ class Daemon:
     def _endpoint_open(self, opened: "asyncio.Future[None]") -> Callable[[str, str], None]:
         def told(address: str, trouble: str) -> None:
             self.address = address
+            self._lock.tell(self._who())
             if trouble:
                 self._conditions["endpoint"] = Condition(
                     "endpoint", "the status endpoint is off", f"{trouble}. Healing goes on without it.", "warning",

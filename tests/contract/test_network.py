@@ -222,6 +222,32 @@ def test_unix_sockets_are_asked(tmp_path: Path) -> None:
         asyncio.run(AsyncNetwork().http(HttpRequest(f"http+unix://{tmp_path}/nobody.sock:/")))
 
 
+def test_many_answers_at_once_find_their_questions() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + path)
+        writer.close()
+
+    async def ask() -> None:
+        network = AsyncNetwork()
+        async with serving(handle) as port:
+            paths = [f"/{number}" for number in range(80)]
+            replies = await asyncio.gather(*(network.http(HttpRequest(f"http://127.0.0.1:{port}{p}")) for p in paths))
+        assert [reply.body.decode() for reply in replies] == paths
+
+    asyncio.run(ask())
+
+
+def test_one_network_serves_one_event_loop_after_another() -> None:
+    network = AsyncNetwork()
+
+    async def ask() -> int:
+        async with serving(answering(b"HTTP/1.1 200 OK\r\n\r\n")) as port:
+            return (await network.http(HttpRequest(f"http://127.0.0.1:{port}/"))).status
+
+    assert [asyncio.run(ask()), asyncio.run(ask())] == [200, 200]
+
+
 def test_tcp_connects_and_closes() -> None:
     async def connect() -> tuple[float, bytes]:
         came: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -314,6 +340,7 @@ def test_nothing_stays_registered_or_open_after_probes() -> None:
     async def ask() -> None:
         network = AsyncNetwork()
         async with serving(answering(b"HTTP/1.1 200 OK\r\n\r\n")) as port, serving(answering(b"nonsense")) as bad:
+            await network.http(HttpRequest(f"http://127.0.0.1:{port}/"))
             before = len(list(Path("/proc/self/fd").iterdir()))
             for _ in range(20):
                 await network.http(HttpRequest(f"http://127.0.0.1:{port}/"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import CONFIG, PROGRAM, ROOT, Machine, config_with
+from container import CONFIG, PROGRAM, ROOT, Machine, config_with
 
 pytestmark = pytest.mark.systemd
 

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import re
+import select
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class AsyncNetwork:
         self._names: dict[str, tuple[float, tuple[_Address, ...]]] = {}
         self._lookups: dict[tuple[str, int], asyncio.Future[Any]] = {}
         self._contexts: dict[tuple[bool, str | None, int], ssl.SSLContext] = {}
+        self._answers: _Answers | None = None
 
     async def http(self, request: HttpRequest) -> HttpReply:
         target = self._targets.get(request.url)
@@ -100,11 +102,14 @@ class AsyncNetwork:
                 except BlockingIOError:
                     await _wait_writable(loop, fd)
             answer: asyncio.Future[float] = loop.create_future()
-            loop.add_reader(fd, _on_readable, sock, parser, answer)
+            answers = self._answers
+            if answers is None or answers.loop is not loop:
+                answers = self._answers = _Answers(loop)
+            answers.expect(fd, (sock, parser, answer))
             try:
                 ended = await answer
             finally:
-                loop.remove_reader(fd)
+                answers.forget(fd)
         except OSError as error:
             self._names.pop(target.host, None)
             raise _explained(error, target.where) from None
@@ -252,6 +257,37 @@ def _is_connected(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+_Waiting = tuple[socket.socket, "ReplyParser", "asyncio.Future[float]"]
+
+
+class _Answers:
+    """All sockets that wait for an answer, in one epoll set that the event loop watches as a single descriptor.
+
+    Registering each socket with the event loop itself took an eighth of the CPU time of a probe.
+    It lives as long as its loop, which holds on to it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._epoll = select.epoll()
+        self._waiting: dict[int, _Waiting] = {}
+        loop.add_reader(self._epoll.fileno(), self._on_ready)
+
+    def expect(self, fd: int, waiting: _Waiting) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._waiting[fd] = waiting
+
+    def forget(self, fd: int) -> None:
+        """To be followed by the socket's close, which takes it out of the set."""
+        del self._waiting[fd]
+
+    def _on_ready(self) -> None:
+        for fd, _ in self._epoll.poll(0, 64):
+            waiting = self._waiting.get(fd)
+            if waiting is not None:
+                _on_readable(*waiting)
 
 
 def _on_readable(sock: socket.socket, parser: "ReplyParser", answer: "asyncio.Future[float]") -> None:

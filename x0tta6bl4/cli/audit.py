@@ -4,13 +4,14 @@ import asyncio
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from x0tta6bl4.cli.display import Display, plural
-from x0tta6bl4.cli.exits import BAD, OK, Refusal
+from x0tta6bl4.cli.exits import BAD, OK
 from x0tta6bl4.cli.places import opened, place_of, who
 from x0tta6bl4.kernel.errors import StoreError, TamperedError
 
@@ -28,7 +29,14 @@ def export_(args: Namespace) -> int:
 
 
 def import_(args: Namespace) -> int:
-    return asyncio.run(_import(args, Display(args)))
+    with ExitStack() as stack:
+        lines = sys.stdin
+        if args.file != "-":
+            lines = stack.enter_context(open(args.file, encoding="utf-8", errors="replace"))
+        first = lines.readline()  # before a store is made for it: a mistyped name must leave nothing behind
+        if '"x0tta6bl4.knowledge"' not in first:
+            raise StoreError(f"{args.file} is no export of the knowledge store", remedy="`audit export` makes one")
+        return asyncio.run(_import(args, Display(args), chain([first], lines)))
 
 
 async def _show(args: Namespace, display: Display) -> int:
@@ -107,21 +115,10 @@ async def _export(args: Namespace, display: Display) -> int:
     return OK
 
 
-async def _import(args: Namespace, display: Display) -> int:
+async def _import(args: Namespace, display: Display, lines: Iterable[str]) -> int:
     asker = who()
-    with ExitStack() as stack:
-        try:
-            # Nothing else runs on this event loop that could be kept waiting.
-            lines = sys.stdin if args.file == "-" else stack.enter_context(Path(args.file).open(encoding="utf-8"))
-            first = lines.readline()  # before a store is made for it: a mistyped name must leave nothing behind
-        except UnicodeDecodeError as error:
-            raise Refusal(f"{args.file} is no export of the knowledge store: it is not text") from error
-        if '"x0tta6bl4.knowledge"' not in first:
-            raise StoreError(
-                f"{args.file} is no export of the knowledge store", remedy="`x0tta6bl4 audit export` makes one"
-            )
-        async with opened(place_of(args), create=True) as knowledge:
-            imported = await knowledge.import_([first, *lines], asker)
+    async with opened(place_of(args), create=True) as knowledge:
+        imported = await knowledge.import_(lines, asker)
     if display.as_json:
         display.json({"imported": imported})
         return OK

@@ -145,13 +145,25 @@ def zsh(root: ArgumentParser) -> str:
 
 
 def fish(root: ArgumentParser) -> str:
+    takers = " ".join(sorted({name for _, parser in paths(root) for name in values_of(parser)}))
     lines = [
         "# x0tta6bl4 completion for fish: x0tta6bl4 completion fish | source",
         "function __x0tta6bl4_at",
-        "    set -l words (commandline -opc)[2..-1]",
-        "    set -l given (string match -rv '^-' -- $words)",
-        '    test "$given[1.."(count $argv)"]" = "$argv"; or return 1',
-        "    test (count $argv) -gt 0; or test (count $given) -eq 0",
+        "    set -l given",
+        "    set -l skip 0",
+        "    for word in (commandline -opc)[2..-1]",
+        "        if test $skip = 1; set skip 0; continue; end",
+        "        switch $word",
+        f"            case {takers}",
+        "                set skip 1",
+        "            case '-*'",
+        "            case '*'",
+        "                set -a given $word",
+        "        end",
+        "    end",
+        "    set -l wanted (count $argv)",
+        "    if test $wanted -eq 0; test (count $given) -eq 0; return; end",
+        "    test (count $given) -ge $wanted; and test \"$given[1..$wanted]\" = \"$argv\"",
         "end",
         "complete -c x0tta6bl4 -f",
     ]

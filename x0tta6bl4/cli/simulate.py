@@ -255,7 +255,7 @@ def _is_ill(sight: Sight, incident: Incident) -> bool:
 
 
 def _still_open(loop: MAPEK, said: Said) -> Iterator[tuple[Plan | None, Incident, tuple[Verdict, ...]]]:
-    """The daemon's own open incidents that a few seconds are too short to find anew, while their probes still say no."""
+    """The daemon's open incidents that a few seconds are too short to find anew, while their probes still say no."""
     sight, clock = loop.parts.sight, loop.parts.clock
     known = {incident.id for incident in said.incidents}
     view = View(sight, clock.monotonic())

@@ -1,4 +1,4 @@
-"""Says why something was done about a target, or was not: how it is, what is wrong, what the guard said, what was done."""
+"""Says why something was done about a target, or was not: how it is, what is wrong, what was planned, held and done."""
 
 import asyncio
 from argparse import Namespace
@@ -111,7 +111,7 @@ class Case:
 
     @property
     def latest_plan(self) -> Plan | None:
-        """The plan that the guard spoke of last. It is in the store once it was begun or a person was asked about it."""
+        """The plan that the guard spoke of last. The store has it once it was begun or a person was asked about it."""
         if self.decision is not None and self.decision.plan:
             return self.plans.get(self.decision.plan)
         return list(self.plans.values())[-1] if self.plans else None

@@ -67,6 +67,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._on_thread_done)
         return future
 
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        self._in_threads += 1  # It ends the threads from a thread of its own.
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._in_threads -= 1
+
     def _on_thread_done(self, _: object) -> None:
         self._in_threads -= 1
 
