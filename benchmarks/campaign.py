@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from benchmarks.ground import Act, Ground, GroundFailed, Ports, Site, Story, end_on_sigterm, longest_row
 from x0tta6bl4.demo.breaker import ask, break_, mend, wait_until_answers
@@ -486,6 +487,111 @@ def daemon_killed_before(trial: Trial) -> None:
     trial.settle(ground, ("hung",), doing=1)
 
 
+def daemon_held_up(trial: Trial) -> None:
+    """The daemon itself is stopped for 5 s, as a paused virtual machine is: what it missed is nobody's fault."""
+    ground = trial.ground(Site("v0"), Site("v1"), Site("v2", health=True))
+    assert ground.daemon is not None
+    for _ in range(3):
+        os.kill(ground.daemon.pid, signal.SIGSTOP)
+        time.sleep(5.0)
+        os.kill(ground.daemon.pid, signal.SIGCONT)
+        ground.sleep(3.3)
+    trial.settle(ground, doing=0)
+
+
+def daemon_asked_to_end(trial: Trial) -> None:
+    """SIGTERM in the middle of a proof, and a new daemon: the outcome is not lost, nothing is repeated."""
+    ground = trial.ground(Site(on_exit="leave"))
+    began, pid = trial.break_(ground, "hang")
+    trial.heals(ground, began, pid, 3.0)
+    second = ground.pid("victim")
+    if code := ground.stop_daemon():
+        raise Missed(f"the daemon ended with {code}")
+    ground.start_daemon()
+    ground.sleep(6.0)
+    if ask(ground.ports["victim"], timeout=2.0).pid != second:
+        raise Missed("it restarted a victim that was well")
+    trial.settle(ground, ("hung",), doing=1)
+
+
+def reloaded(trial: Trial) -> None:
+    """SIGHUP while a hung victim is being healed: the new loop goes on where the old one was."""
+    ground = trial.ground()
+    assert ground.daemon is not None
+    began, pid = trial.break_(ground, "hang")
+    for _ in range(8):
+        ground.sleep(0.3)
+        os.kill(ground.daemon.pid, signal.SIGHUP)
+    trial.heals(ground, began, pid, 10.0)
+    trial.settle(ground, ("hung",), doing=1)
+
+
+def approved(trial: Trial) -> None:
+    ground = trial.ground(Site(subject={"mode": "approve"}))
+    _, pid = trial.break_(ground, "kill")
+    ground.sleep(4.0)
+    if [act for act in ground.acts() if act.disruptive]:
+        raise Missed("it acted before it was approved")
+    wanted = ground.wanted()
+    if len(wanted) != 1:
+        raise Missed(f"{len(wanted)} approvals are wanted where one is: {wanted}")
+    yes = time.monotonic()
+    ground.tell(lambda store: store.answer_approval(wanted[0], True, "operator", "go on"))
+    trial.heals(ground, yes, pid, 2.0)
+    trial.settle(ground, ("dead",), doing=1)
+
+
+def group(trial: Trial) -> None:
+    """Three of one group killed at once: one after the other, and all of them."""
+    names = [f"v{number}" for number in range(3)]
+    ground = trial.ground(*(Site(name, subject={"group": "web"}) for name in names))
+    pids = {name: ground.pid(name) for name in names}
+    began = trial.begins(*names)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    for name in names:
+        trial.heals(ground, began, pids[name], 20.0, name)
+    trial.settle(ground, ("dead",), doing=3)
+    acts = sorted(trial.acts, key=lambda act: act.at)
+    for first, second in pairwise(acts):
+        if first.ended_at is None or second.at < first.ended_at - BLURRED:
+            raise Missed(f"{first.target} and {second.target} of one group were treated at once")
+
+
+def hung_beside_health(trial: Trial) -> None:
+    """All of it is silent, its own health check too: that is hung and not gray, whichever probe is heard first."""
+    names = [f"v{number}" for number in range(5)]
+    ground = trial.ground(*(Site(name, health=True) for name in names))
+    for name in names:
+        began, pid = trial.break_(ground, "hang", name)
+        trial.heals(ground, began, pid, 3.0, name)
+        ground.sleep(0.37)
+    trial.settle(ground, ("hung",), doing=5)
+
+
+def pressured_among_many(trial: Trial) -> None:
+    """One of four is hung while the CPU is fought for: the other three, slow perhaps, are left alone."""
+    names = [f"v{number}" for number in range(4)]
+    ground = trial.ground(*(Site(name) for name in names))
+    with busy_neighbours(2 * (os.cpu_count() or 1)):
+        ground.sleep(8.0)
+        began, pid = trial.break_(ground, "hang", "v0")
+        trial.heals(ground, began, pid, 10.0, "v0")
+    trial.settle(ground, ("hung", "overloaded"), doing=1, told=None)
+
+
+def leak_announced(trial: Trial) -> None:
+    """A slow leak: a human hears of it before the limit is reached, and nothing is restarted meanwhile."""
+    ground = trial.ground(Site(subject={"memory_limit": "400MiB"}))
+    break_(ground.ports["victim"], "leak", mib_per_s=12, limit=300)
+    ground.sleep(20.0)
+    trial.read(ground)
+    if not any(act.action == "notify.human" for act in trial.acts):
+        raise Missed(f"nobody was told: {[(s.check, s.answer, s.sentence) for s in ground.said()]}")
+    mend(ground.ports["victim"])
+    trial.settle(ground, ("leaking-memory",), doing=0, told=True, quiet=30.0)
+
+
 def broken_twice(trial: Trial) -> None:
     """Hung, healed, and one second later killed: another fault of the same subject within the proof of the first."""
     ground = trial.ground()
@@ -548,6 +654,14 @@ KINDS = (
     Kind("kill-switch", "no act while off; heals within 2 s of on", kill_switch, quick=True),
     Kind("paused", "no act while paused; heals within 2 s of its end", paused),
     Kind("pause-expires", "no act while paused; heals within 2 s of its end", pause_expires),
+    Kind("pressured-among", "heals the one of four within 10 s", pressured_among_many, alone=True),
+    Kind("hang-with-health", "heals five, none of them called gray", hung_beside_health),
+    Kind("approved", "no act before; heals within 2 s of the yes", approved),
+    Kind("group", "heals three of a group, one at a time", group),
+    Kind("leak-announced", "no act; a human is told of the leak", leak_announced),
+    Kind("daemon-held-up", "no act: the daemon was stopped for 5 s", daemon_held_up),
+    Kind("daemon-ended", "repeats nothing after SIGTERM in a proof", daemon_asked_to_end),
+    Kind("reload", "heals once, reloaded eight times meanwhile", reloaded),
     Kind("daemon-killed", "repeats nothing", daemon_killed),
     Kind("daemon-killed-early", "the next daemon heals within 8 s", daemon_killed_before),
 )

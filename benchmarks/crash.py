@@ -49,6 +49,7 @@ KINDS = ("kill", "hang", "memory")
 TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE = 60.0
 """Seconds in which all must be well again; a healthy daemon needs three to ten, a crowded machine more."""
+AIM_WITHIN = 10.0
 ROUNDING = 0.05
 """Seconds by which the start of a process, told in ticks since the boot, may seem to lie before its cause."""
 
@@ -561,9 +562,9 @@ def play(host: Host, rounds: Sequence[Round], told: Callable[[str], None], stop:
             asyncio.run(_leave_audit(host.database, number))
             host.forget_said()
             host.break_service(one.kind)
-            if one.aim.after != "break" and not host.wait_said(one.aim.after, PATIENCE):
-                wrong.append(f"the daemon never said {one.aim.after!r} after {one.kind}")
-                break
+            if one.aim.after != "break":
+                # It may have good reasons to do something else, or to wait: then it dies while it waits.
+                host.wait_said(one.aim.after, AIM_WITHIN)
             time.sleep(one.delay)
             host.kill()
             report.deaths += 1

@@ -50,6 +50,7 @@ class Site:
     options: Sequence[str] = ()
     subject: Mapping[str, Any] = field(default_factory=dict)
     health: bool = False
+    on_exit: str = "stop"
     depends_on: str = ""
     """The site whose port it is told to depend on, and its subject to wait for."""
 
@@ -172,7 +173,7 @@ class Ground:
         if site.health:
             more["health"] = f"http://{breaker.HOST}:{port}/health"
         return {
-            "process": {"command": [*command, *site.options], "cwd": str(ROOT), "on_exit": "stop"},
+            "process": {"command": [*command, *site.options], "cwd": str(ROOT), "on_exit": site.on_exit},
             "work": f"http://{breaker.HOST}:{port}/work",
             "mode": "auto",
             **more,
@@ -317,6 +318,10 @@ class Ground:
     def said(self) -> list[Said]:
         return [Said(*row) for row in self._rows(
             'SELECT subject, action, "check", answer, sentence, at FROM decisions ORDER BY id')]
+
+    def wanted(self) -> list[str]:
+        """The plans that wait for somebody's approval."""
+        return [plan for (plan,) in self._rows("SELECT plan FROM approvals WHERE state = 'wanted'")]
 
     # -- speaking, as an operator does
 

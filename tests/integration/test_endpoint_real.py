@@ -39,7 +39,7 @@ class Eyes:
     name = "eyes"
 
     async def observe(self) -> Sequence[Observation]:
-        return [Observation("eyes", "web", "process_up", 1.0)]
+        return [Observation("eyes", "web-0", "process_up", 1.0)]
 
 
 class Judge:
@@ -119,7 +119,7 @@ def everything(opened: socket.socket) -> bytes:
     return got
 
 
-def live(folder: Path, client: Callable[[Opened], None], **settings: Any) -> None:
+def live(folder: Path, client: Callable[[Opened], None], subjects: int = 1, **settings: Any) -> None:
     """Runs loop and endpoint, and the client in a thread; all of it is closed afterwards."""
 
     async def lived() -> None:
@@ -130,7 +130,7 @@ def live(folder: Path, client: Callable[[Opened], None], **settings: Any) -> Non
             loop = MAPEK(Parts(
                 clock=clock, knowledge=SqliteKnowledge("store", Config(), database, clock),
                 planner=Ladder("ladder", LadderConfig()), instances=[Instance(Eyes(), 0.5, 5.0)], analyzers=[Judge()],
-                sight=Sight({"web": Subject("web")}), meter=metrics,
+                sight=Sight({f"web-{number}": Subject(f"web-{number}") for number in range(subjects)}), meter=metrics,
             ))
             face = Face(loop, metrics)
             told: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
@@ -271,7 +271,8 @@ def test_a_head_without_measure_is_refused(tmp_path: Path, headers: bytes) -> No
             with contextlib.suppress(ConnectionError):
                 wordy.sendall(HELLO + headers + b"\r\n")
             reply = everything(wordy)
-        assert reply[:12] in (b"HTTP/1.1 431", b"")  # what it sent beyond may have reset the connection before the words
+        # What it sent beyond the limit may have reset the connection before it could read the words.
+        assert reply[:12] in (b"HTTP/1.1 431", b"")
         assert b"ok\n" not in reply
         assert 200 == opened.get("/livez").status
 
@@ -283,7 +284,8 @@ def test_a_body_without_measure_is_refused_in_words_and_the_connection_goes_on(t
         connection = opened.connection()
         given = {"Authorization": "Bearer the-operators-token", "Content-Type": "application/json"}
         for body in (b" " * 1_000_000, iter([b" " * 50_000] * 20)):
-            connection.request("POST", "/api/v1/config/features", body, given, encode_chunked=not isinstance(body, bytes))
+            is_chunked = not isinstance(body, bytes)
+            connection.request("POST", "/api/v1/config/features", body, given, encode_chunked=is_chunked)
             reply = connection.getresponse()
             assert (413, "BODY_TOO_LARGE") == (reply.status, json.load(reply)["error"]["code"])
         connection.request("POST", "/api/v1/config/features", b'{"auto_healing": false}', given)
@@ -294,13 +296,16 @@ def test_a_body_without_measure_is_refused_in_words_and_the_connection_goes_on(t
 
 def test_slow_clients_keep_nobody_waiting_and_are_shown_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def client(opened: Opened) -> None:
-        with AsyncExitStackOfSockets() as slow:
+        with Crowd() as slow:
             silent = slow.open(opened.port, b"")
             head = [slow.open(opened.port, HELLO + b"X-%d: " % number) for number in range(20)]
             body = slow.open(opened.port, b"POST /api/v1/config/features HTTP/1.1\r\nHost: localhost\r\n"
                              b"Authorization: Bearer the-operators-token\r\nContent-Type: application/json\r\n"
                              b"Content-Length: 100\r\n\r\n{")  # fmt: skip
-            between = slow.open(opened.port, HELLO + b"\r\n\r\n")
+            between = slow.open(opened.port, HELLO + b"\r\n")
+            while not between.recv(65536).endswith(b"ok\n"):
+                pass
+            between.sendall(b"\r\n")  # the beginning of nothing
 
             assert 200 == opened.get("/health").status
             monkeypatch.setattr(endpoint_module, "REQUEST_WITHIN", 0.1)
@@ -308,7 +313,7 @@ def test_slow_clients_keep_nobody_waiting_and_are_shown_out(tmp_path: Path, monk
             for one in head:
                 assert everything(one).startswith(b"HTTP/1.1 408")
             assert b"" == everything(body)
-            assert everything(between).startswith(b"HTTP/1.1 200")
+            assert everything(between).startswith(b"HTTP/1.1 408")
 
     monkeypatch.setattr(endpoint_module, "TICK", 0.02)
     live(tmp_path, client)
@@ -316,26 +321,50 @@ def test_slow_clients_keep_nobody_waiting_and_are_shown_out(tmp_path: Path, monk
 
 def test_who_never_reads_is_shown_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def client(opened: Opened) -> None:
-        with AsyncExitStackOfSockets() as slow:
-            deaf = slow.open(opened.port, b"")
-            deaf.setblocking(False)
-            asked = (HELLO + b"\r\n").replace(b"/livez", b"/metrics") * 1000
-            with pytest.raises((BlockingIOError, ConnectionError)):
-                while True:  # its answers fill every buffer between here and there, and then nothing more is taken
-                    deaf.send(asked)
-            monkeypatch.setattr(endpoint_module, "UNREAD_WITHIN", 0.1)
+        with Crowd() as slow:
+            # Ten answers of a megabyte and more: they fill every buffer between here and there.
+            slow.open(opened.port, (HELLO + b"\r\n").replace(b"/livez", b"/status") * 10)
             deadline = time.monotonic() + PATIENCE
-            while json.load(opened.get("/status"))["connections"] > 1:
+            while not opened.on_loop(is_full):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            monkeypatch.setattr(endpoint_module, "UNREAD_WITHIN", 0.1)
+            while opened.on_loop(lambda: made[0] in made[0].connections):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
 
+    made: list[Any] = []
+
+    class Watched(endpoint_module._Connection):
+        """Lets the test look at the daemon's side of the connection."""
+
+        def connection_made(self, transport: Any) -> None:
+            made.append(self)
+            super().connection_made(transport)
+
+    def is_full() -> bool:
+        return bool(made) and made[0].transport.get_write_buffer_size() > 0
+
+    monkeypatch.setattr(endpoint_module, "_Connection", Watched)
     monkeypatch.setattr(endpoint_module, "TICK", 0.02)
+    live(tmp_path, client, subjects=4000)
+
+
+def test_who_sends_far_ahead_of_the_answers_is_cut_off(tmp_path: Path) -> None:
+    def client(opened: Opened) -> None:
+        with opened.socket() as hasty:
+            with contextlib.suppress(ConnectionError):
+                hasty.sendall((HELLO + b"\r\n") * 5000)
+            reply = everything(hasty)
+        assert reply.count(b"HTTP/1.1 200") < 5000
+        assert 200 == opened.get("/livez").status
+
     live(tmp_path, client)
 
 
 def test_idle_connections_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def client(opened: Opened) -> None:
-        with AsyncExitStackOfSockets() as crowd:
+        with Crowd() as crowd:
             for _ in range(30):
                 crowd.open(opened.port, HELLO)
             assert 200 == (reply := opened.get("/status")).status
@@ -345,10 +374,10 @@ def test_idle_connections_make_room_for_new_ones(tmp_path: Path, monkeypatch: py
     live(tmp_path, client)
 
 
-class AsyncExitStackOfSockets:
+class Crowd:
     """Clients that stay."""
 
-    def __enter__(self) -> "AsyncExitStackOfSockets":
+    def __enter__(self) -> "Crowd":
         self._opened: list[socket.socket] = []
         return self
 
@@ -364,7 +393,7 @@ class AsyncExitStackOfSockets:
 
 
 def test_it_closes_at_once_whoever_is_still_connected(tmp_path: Path) -> None:
-    stay = AsyncExitStackOfSockets()
+    stay = Crowd()
 
     def client(opened: Opened) -> None:
         stay.open(opened.port, b"")
@@ -410,7 +439,8 @@ def test_the_second_port_has_metrics_and_nothing_else(tmp_path: Path) -> None:
             second.request("GET", path)
             reply = second.getresponse()
             answers[path] = (reply.status, b"x0tta6bl4_build_info" in reply.read())
-        assert {"/metrics": (200, True), "/status": (404, False), "/-/reload": (404, False), "/": (404, False)} == answers
+        nothing = (404, False)
+        assert {"/metrics": (200, True), "/status": nothing, "/-/reload": nothing, "/": nothing} == answers
         assert 200 == opened.get("/metrics").status
 
     live(tmp_path, client, prometheus_port=0)

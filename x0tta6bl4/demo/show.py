@@ -97,8 +97,10 @@ class _Narrator:
             self._line("acts", f"{entry.get('action')}, by rule {entry.get('rule')}, rung {entry.get('rung')}")
         elif event == "holding back":
             self._line("holds", str(entry.get("reason", "")))
+        elif event == "outcome" and entry.get("action") == "notify.human":
+            self._line("tells", "a human")
         elif event == "outcome":
-            self._line(str(entry.get("result")), str(entry.get("detail", "")))
+            self._line("done" if entry.get("result") == "unverified" else str(entry.get("result")), str(entry.get("detail", "")))
 
     def _line(self, word: str, text: str) -> None:
         print(f"  {time.monotonic() - self._began:7.2f} s  {word:<11}{text}", flush=True)

@@ -38,6 +38,15 @@ class Occurrence:
     """What it says about the numbers, e.g. ``process_up`` is 0 now."""
 
 
+def shown(metric: str, value: float) -> str:
+    """The number as a person reads it, by the unit that the metric's name ends in."""
+    if metric.endswith("_bytes"):
+        return f"{value / 1048576:.1f} MiB" if value >= 1048576 else f"{value:.0f} bytes"
+    if metric.endswith("_ratio"):
+        return f"{value:.1%}"
+    return f"{value:g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """One observable sign of health: holds when the latest value of the metric compares so."""
@@ -50,7 +59,7 @@ class Condition:
     """Empty: the finding's own subject."""
 
     def __str__(self) -> str:
-        return f"{self.subject + ' ' if self.subject else ''}{self.metric} {self.op} {self.value:g}"
+        return f"{self.subject + ' ' if self.subject else ''}{self.metric} {self.op} {shown(self.metric, self.value)}"
 
 
 class Severity(StrEnum):

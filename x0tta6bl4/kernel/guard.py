@@ -100,6 +100,8 @@ class Case:
     """The plan's subject: whose mode and pauses count."""
     target: Subject
     wall: float
+    under_way: bool = False
+    """A later step of a plan whose first step was allowed: waiting in the middle of it would help nobody."""
 
 
 Check = Callable[["Guard", Case], Verdict | None]
@@ -237,7 +239,8 @@ def _precondition(guard: Guard, case: Case) -> Verdict | None:
 def backoff(policy: GuardPolicy, records: Sequence[ActionRecord], wall: float, seed: str) -> tuple[int, float]:
     """How many tries did not help since the last one that did (forgiven with time), and until when to wait for it."""
     unhelpful, last_end = 0, 0.0
-    for record in records:
+    # A plan is one try, however many steps it has: its last step says how it went.
+    for record in {r.step_id.rsplit(".", 1)[0]: r for r in records}.values():
         if record.result == Result.VERIFIED:
             unhelpful = 0
         elif record.result in UNHELPFUL:
@@ -254,7 +257,7 @@ def backoff(policy: GuardPolicy, records: Sequence[ActionRecord], wall: float, s
 
 
 def _backoff(guard: Guard, case: Case) -> Verdict | None:
-    if not case.action.disruptive:
+    if not case.action.disruptive or case.under_way:
         return None
     records = [r for r in guard.ledger.of_target(case.target.name) if r.disruptive]
     unhelpful, until = backoff(guard.policy, records, case.wall, case.incident.id)
@@ -271,6 +274,8 @@ def _variety(guard: Guard, case: Case) -> Verdict | None:
         until = (told.ended_at or told.at) + guard.policy.remind_every if told is not None else 0.0
         if told is not None and told.action == case.step.action and until > case.wall:
             return Verdict("variety", Answer.HOLD, "a human was told already; the next reminder is due then", until)
+        return None
+    if case.under_way:
         return None
     latest, count = guard.ledger.equal_tries(case.subject.name, case.wall, guard.policy.backoff.decay)
     if latest == case.step.action and count >= guard.policy.equal_tries:

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from x0tta6bl4.kernel.facts import Finding, Incident, IncidentState, Observation
+from x0tta6bl4.kernel.facts import Finding, Incident, IncidentState, Observation, shown
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.ports.clock import Clock
@@ -211,7 +211,7 @@ def _reasons(finding: Finding) -> tuple[str, ...]:
     reasons = []
     for fact in finding.because:
         if isinstance(fact, Observation):
-            reasons.append(f"{fact.metric} is {fact.value:g}" + (f": {fact.detail}" if fact.detail else "")
+            reasons.append(f"{fact.metric} is {shown(fact.metric, fact.value)}" + (f": {fact.detail}" if fact.detail else "")
                            + f" (seen by {fact.source})")
         else:
             reasons.append(f"{fact.kind}" + (f": {fact.detail}" if fact.detail else "") + f" (told by {fact.source})")

@@ -151,8 +151,8 @@ class Responder:
         await self._take(plan, plan.steps[0], incident, prove=False)
 
     def _relaxed(self, plan: Plan, step: Step, incident: Incident) -> Case:
-        """A later step of a plan under way: the earlier one may have cured the symptom or not, both are fine."""
-        return replace(self.case(plan, step, incident), incident=replace(incident, healthy_when=()))
+        """A later step of a plan that was let through as a whole: its earlier step may have cured the symptom or not."""
+        return replace(self.case(plan, step, incident), incident=replace(incident, healthy_when=()), under_way=True)
 
     async def moved_on(self, plan: Plan, incident: Incident, outcome: Outcome, situation: Situation) -> Incident:
         wall = self._clock.wall()
@@ -346,7 +346,7 @@ class Responder:
         for condition in incident.healthy_when:
             seen = self._sight.latest(condition.subject or incident.subject, condition.metric)
             if seen is not None:
-                told.append(f"{seen.metric} is {seen.value:g}" + (f": {seen.detail}" if seen.detail else "")
+                told.append(f"{seen.metric} is {shown(seen.metric, seen.value)}" + (f": {seen.detail}" if seen.detail else "")
                             + f" (seen by {seen.source})")
         return tuple(told)
 

@@ -30,6 +30,9 @@ HEADERS = 100
 MESSAGE_LIMIT = 8 * 1024 * 1024
 """Bytes of one request. A body over its own limit is refused in words and read to here, or the words get lost."""
 CONNECTIONS = 256
+BACKLOG = 128
+AHEAD = 16
+"""Requests that one client may have sent before the first of them is answered; each waits in memory."""
 CLOSE_WITHIN = 0.5
 """Seconds that answers under way get when the endpoint closes."""
 
@@ -86,6 +89,9 @@ class _Connection(HttpToolsProtocol):
         ):
             self.refusal = _too_large()
             raise self.refusal  # the parser stops, and uvicorn asks for the answer to a bad request
+        if len(self.pipeline) >= AHEAD:
+            self.refusal = Refusal(429, "TOO_FAR_AHEAD", f"more than {AHEAD} requests wait on this connection")
+            raise self.refusal
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -145,7 +151,7 @@ class _Server(uvicorn.Server):
         super().__init__(uvicorn.Config(
             app, loop="asyncio", http=_Connection, ws="none", lifespan="off", interface="asgi3", log_config=None,
             log_level="error", access_log=False, proxy_headers=False, server_header=False,
-            timeout_keep_alive=KEEP_ALIVE, backlog=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
         ))
         self.sockets = list(sockets)
         self.servers: list[asyncio.Server] = []
@@ -241,7 +247,7 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
             opened.bind(place)
-            opened.listen(CONNECTIONS)
+            opened.listen(BACKLOG)
             opened.setblocking(False)
         except OSError as error:
             if opened is not None:
