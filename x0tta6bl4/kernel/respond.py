@@ -17,6 +17,7 @@ from x0tta6bl4.kernel.facts import (
     Result,
     Step,
     Verdict,
+    shown,
 )
 from x0tta6bl4.kernel.guard import Case, Guard, decision
 from x0tta6bl4.kernel.incidents import Incidents

@@ -1,0 +1,444 @@
+"""The command line over a real store: what a person is told, what is written, and with which exit code."""
+
+import asyncio
+import fcntl
+import json
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+
+from x0tta6bl4.adapters.clock import SystemClock
+from x0tta6bl4.adapters.sqlite import SqliteDatabase
+from x0tta6bl4.cli import main
+from x0tta6bl4.kernel.facts import (
+    Answer,
+    Condition,
+    Incident,
+    IncidentState,
+    Outcome,
+    Plan,
+    Result,
+    Severity,
+    Step,
+    Verdict,
+)
+from x0tta6bl4.kernel.memory import SubjectState
+from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
+
+Output = pytest.CaptureFixture[str]
+UP = (Condition("work_up", ">=", 1.0),)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("X0TTA6BL4_CONFIG", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "SUDO_USER"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "state"
+
+
+def fill(state: Path, work: Callable[[SqliteKnowledge], Awaitable[Any]]) -> Any:
+    async def filled() -> Any:
+        database = await SqliteDatabase.open(state / "knowledge.db", migrations())
+        try:
+            return await work(SqliteKnowledge("store", Config(), database, SystemClock()))
+        finally:
+            await database.close()
+
+    return asyncio.run(filled())
+
+
+def incident(id: str = "inc-web-1", subject: str = "web", **more: Any) -> Incident:
+    now = time()
+    return replace(
+        Incident(id, subject, "hung", IncidentState.OPEN, Severity.CRITICAL, f"{subject} does not answer", now - 90, now,
+                 onset_at=now - 90, because=("work_up is 0: no answer within 1.2 s (seen by web.work)",), healthy_when=UP),
+        **more)
+
+
+def plan(of: Incident, id: str = "plan-1", action: str = "process.restart") -> Plan:
+    step = Step(f"{id}.1", action, of.subject)
+    return Plan(id, of.id, of.subject, of.fault, "hung", "restart", (step,), (of.summary, "rule hung v1, rung restart"))
+
+
+def well(*names: str) -> list[SubjectState]:
+    return [SubjectState(name, "well", time() - 300, "every probe says yes: work_up", time()) for name in names]
+
+
+def ask(state: Path, *words: str) -> int:
+    return main(["--state-dir", str(state), *words])
+
+
+async def trouble(knowledge: SqliteKnowledge, verdict: Verdict) -> None:
+    await knowledge.save_subjects(well("web", "db"))
+    await knowledge.save_incident(incident())
+    await knowledge.record_decision(plan(incident()), plan(incident()).steps[0], verdict, time())
+
+
+def test_why_of_a_well_subject_says_so_and_since_when(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web", "db")))
+
+    assert ask(state, "why", "web") == 0
+    out = capsys.readouterr().out
+    assert "web is well since" in out and "5 min ago" in out and "Nothing is wrong with it" in out
+    assert "No daemon runs: nothing is watched or healed now" in out
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (Verdict("backoff", Answer.HOLD, "2 tries in a row did not help", time() + 240), ("HELD until", "in 4 min", "2 tries")),
+        (Verdict("allowlist", Answer.DENY, "process.restart is not among guard.allow"), ("DENIED", "add process.restart to")),
+        (Verdict("mode", Answer.HOLD, "waits for approval", time() + 240), ("HELD until", "x0tta6bl4 approve plan-1")),
+        (Verdict("kill switch", Answer.DENY, "auto_healing is off"), ("DENIED", "x0tta6bl4 flags auto_healing on")),
+        (Verdict("maintenance", Answer.HOLD, "paused by ann"), ("HELD:", "x0tta6bl4 resume")),
+    ],
+)
+def test_why_not_names_the_check_its_reason_and_the_way_out(
+    verdict: Verdict, told: tuple[str, ...], state: Path, capsys: Output
+) -> None:
+    fill(state, lambda k: trouble(k, verdict))
+
+    assert ask(state, "why", "web") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for words in ("web is hung", "because work_up is 0", "process.restart on web", "Nothing was done", *told):
+        assert words in out
+
+
+def test_why_tells_what_was_done_with_its_outcome_and_proof(state: Path, capsys: Output) -> None:
+    async def healed(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_subjects(well("web"))
+        steps, began = plan(incident()), time()
+        await knowledge.record_intent(steps.steps[0], steps, 1, incident=incident())
+        outcome = Outcome("plan-1.1", Result.VERIFIED, "started pid 7; proved by work_up >= 1 for 3 s", began, time() + 3,
+                          verified_at=began + 0.2, because=("work_up is 1: answered 200 (seen by web.work)",), output="up\n")
+        await knowledge.record_outcome("plan-1.1", outcome,
+                                       incident(state=IncidentState.CLOSED, closed_at=time() + 3, ended="healed"))
+
+    fill(state, healed)
+
+    assert ask(state, "why", "web") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for words in ("Last trouble: hung, healed after 90 s", "(hung/restart): VERIFIED after", "started pid 7",
+                  "proof: work_up is 1: answered 200", "| up", "x0tta6bl4 incidents inc-web-1"):
+        assert words in out
+
+
+def test_a_target_that_is_not_there_gets_the_nearest_and_what_is_watched(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web", "db")))
+
+    assert ask(state, "why", "wbe") == 2
+    err = capsys.readouterr().err
+    assert "did you mean 'web'?" in err and "watched are 2 subjects: db, web" in err
+
+
+def test_a_subject_that_is_watched_no_more_is_not_shown_as_well(state: Path, capsys: Output) -> None:
+    async def renamed(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_subjects([replace(well("old")[0], at=time() - 3600)])
+        await knowledge.save_subjects(well("web"))
+
+    fill(state, renamed)
+
+    ask(state, "--output", "json", "status")
+    assert [s["name"] for s in json.loads(capsys.readouterr().out)["subjects"]] == ["web"]
+
+
+def test_incidents_lists_the_open_ones_and_with_all_the_others(state: Path, capsys: Output) -> None:
+    async def two(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_incident(incident())
+        await knowledge.save_incident(incident("inc-db-2", "db", state=IncidentState.CLOSED, closed_at=time(), ended="healed"))
+
+    fill(state, two)
+
+    def listed(*words: str) -> list[str]:
+        assert ask(state, "--output", "json", "incidents", *words) == 0
+        return sorted(i["id"] for i in json.loads(capsys.readouterr().out)["incidents"])
+
+    assert listed() == ["inc-web-1"]
+    assert listed("--all") == ["inc-db-2", "inc-web-1"]
+    assert listed("--all", "--subject", "db") == ["inc-db-2"]
+    assert ask(state, "incidents", "--subject", "dbb") == 2
+    assert "'db'" in capsys.readouterr().err
+
+
+def test_the_story_of_an_incident_is_found_by_a_part_of_its_id(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: trouble(k, Verdict("allowlist", Answer.DENY, "is not allowed")))
+
+    assert ask(state, "incidents", "web-1") == 0
+    out = capsys.readouterr().out
+    assert "opened" in out and "deny by allowlist: is not allowed" in " ".join(out.split())
+    assert ask(state, "incidents", "web") == 0  # the only one that has it in its id
+    capsys.readouterr()
+    fill(state, lambda k: k.save_incident(incident("inc-web-2")))
+    assert ask(state, "incidents", "web") == 2
+    err = capsys.readouterr().err
+    assert "inc-web-1" in err and "inc-web-2" in err
+
+
+def test_approve_is_written_with_who_and_why_and_stands(state: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("SUDO_USER", "ann")
+
+    async def wanted(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_incident(incident())
+        await knowledge.want_approval(plan(incident()), time() + 900)
+        await knowledge.want_approval(plan(incident(), "plan-2"), time() - 1)
+
+    fill(state, wanted)
+
+    assert ask(state, "approve", "plan-1", "--why", "looked at it") == 0
+    approval = next(a for a in fill(state, lambda k: k.approvals()) if a.plan == "plan-1")
+    assert (approval.state, approval.who, approval.why) == ("approved", "ann@cli", "looked at it")
+    capsys.readouterr()
+    assert ask(state, "reject", "plan-1") == 1
+    assert "was approved before, by ann@cli" in capsys.readouterr().out
+    assert ask(state, "approve", "plan-2") == 1
+    assert "Too late" in capsys.readouterr().out
+    assert ask(state, "approve", "plan-3") == 2
+
+
+def test_pause_and_resume_are_written_and_a_mistyped_target_is_not(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web", "db")))
+
+    assert ask(state, "pause", "wbe", "--for", "30m") == 2
+    assert "did you mean 'web'?" in capsys.readouterr().err
+    assert ask(state, "pause", "w*", "--for", "30m", "--reason", "deploy", "--maintenance") == 0
+    (pause,) = fill(state, lambda k: k.pauses())
+    assert (pause.target, pause.kind, pause.reason) == ("w*", "maintenance", "deploy")
+    assert 1790 < pause.until - time() <= 1800
+    ask(state, "why", "web")
+    assert "in maintenance by" in capsys.readouterr().out
+    assert ask(state, "resume", "web") == 2
+    assert ask(state, "resume") == 0
+    assert fill(state, lambda k: k.pauses()) == []
+    assert ask(state, "resume") == 0
+
+
+def test_flags_are_shown_turned_and_audited(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web")))
+
+    assert ask(state, "--output", "json", "flags", "auto_healing") == 0
+    assert json.loads(capsys.readouterr().out)["flags"][0]["from"] == "default"
+    assert ask(state, "flags", "auto_healing", "off") == 0
+    assert "was on, is off now" in capsys.readouterr().out
+    assert fill(state, lambda k: k.flags()) == {"auto_healing": False}
+    ask(state, "why", "web")
+    assert "auto_healing is off" in capsys.readouterr().out
+    assert ask(state, "audit") == 0
+    assert "flag.set" in capsys.readouterr().out
+
+
+def test_audit_verify_finds_what_was_changed_behind_our_back(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.set_flag("auto_healing", False, "ann"))
+
+    assert ask(state, "audit", "verify") == 0
+    with sqlite3.connect(state / "knowledge.db") as connection:
+        connection.execute("UPDATE audit SET who = 'bob'")
+    connection.close()
+    capsys.readouterr()
+    assert ask(state, "--output", "json", "audit", "verify") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["holds"], told["broken_at"]) == (False, 1)
+
+
+def test_an_export_comes_back_whole_in_another_place(state: Path, tmp_path: Path, capsys: Output) -> None:
+    fill(state, lambda k: trouble(k, Verdict("allowlist", Answer.DENY, "is not allowed")))
+    fill(state, lambda k: k.set_flag("auto_healing", False, "ann"))
+    file, other = tmp_path / "all.jsonl", tmp_path / "other"
+
+    assert ask(state, "audit", "export", str(file)) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert ask(other, "audit", "import", str(file)) == 0
+    assert ask(other, "audit", "verify") == 0
+    capsys.readouterr()
+    ask(other, "--output", "json", "why", "web")
+    assert json.loads(capsys.readouterr().out)["incidents"][0]["decision"]["check"] == "allowlist"
+
+
+def test_what_is_no_export_is_refused_and_makes_no_store(state: Path, tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "noise").write_bytes(b"\xff\xfe\x00noise\n")
+
+    assert ask(state, "audit", "import", "noise") == 3
+    assert "no export" in capsys.readouterr().err
+    assert ask(state, "audit", "import", "nothing") == 1
+    assert "nothing: no such file" in capsys.readouterr().err
+    assert not state.exists()
+
+
+def test_a_store_of_another_user_is_told_with_the_way_in(
+    state: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(state, lambda k: k.save_subjects(well("web")))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    assert ask(state, "why", "web") == 77
+    assert "sudo -u" in capsys.readouterr().err
+
+
+# -- with a daemon's lock and face -------------------------------------------------------------------------------------
+
+@contextmanager
+def daemon(state: Path, told: Any = None, pid: int | None = None) -> Iterator[None]:
+    """Its lock, truly held, and its endpoint, answering with ``told``; None: no endpoint."""
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(told).encode()
+            self.send_response(200 if self.path == "/status" else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: Any) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        with (state / "daemon.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            face = {"url": f"http://127.0.0.1:{server.server_port}/"} if told is not None else {}
+            json.dump({"pid": pid or os.getpid(), "since": "today", "config": "x", "state_dir": str(state), **face}, lock)
+            lock.flush()
+            yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def face(**states: str) -> Any:
+    since = datetime.fromtimestamp(time() - 7200, UTC).isoformat()
+    return {"pid": os.getpid(), "conditions": [], "subjects": [
+        {"name": name, "state": state, "since": since, "summary": "seen live", "mode": "auto"}
+        for name, state in states.items()]}
+
+
+def test_the_living_daemon_is_asked_before_the_store(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web")))
+
+    with daemon(state, face(web="hung")):
+        assert ask(state, "status") == 1
+        assert "seen live" in capsys.readouterr().out
+        assert ask(state, "why", "web") == 0
+        out = capsys.readouterr().out
+        assert "web is hung since" in out and "2 h ago" in out and "in mode auto" in out
+    with daemon(state, face(web="well")):
+        assert ask(state, "status") == 0
+
+
+def test_a_daemon_that_cannot_be_asked_is_told_and_the_store_serves(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web")))
+
+    for told in (None, {"subjects": 3}, {**face(web="hung"), "pid": 1}):
+        with daemon(state, told):
+            assert ask(state, "status") == 0
+            out = capsys.readouterr().out
+            assert "could not be asked" in out and "comes from the store" in out and "every probe says yes" in out
+
+
+def test_what_a_killed_daemon_left_is_no_daemon(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web")))
+    for pid in (os.getpid(), 2**22 + 1):  # a number used again, and one that is nobody's
+        told = {"pid": pid, "since": "", "config": "", "state_dir": str(state)}
+        (state / "daemon.lock").write_text(json.dumps(told))
+
+        assert ask(state, "status") == 3
+        assert "No daemon runs" in capsys.readouterr().out
+
+
+def test_incidents_are_newer_than_the_rows_of_the_last_cycle(state: Path, capsys: Output) -> None:
+    async def later(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_subjects([replace(row, at=time() - 50) for row in well("web", "db")])
+        await knowledge.save_incident(incident())
+        await knowledge.save_incident(incident("inc-db-1", "db", state=IncidentState.CLOSED, closed_at=time() - 5, ended="healed"))
+
+    fill(state, later)
+
+    ask(state, "--output", "json", "status")
+    shown = {s["name"]: s for s in json.loads(capsys.readouterr().out)["subjects"]}
+    assert shown["web"]["state"] == "hung"
+    assert shown["db"]["state"] == "well" and time() - shown["db"]["since"] < 60
+
+
+# -- looking at the real host ------------------------------------------------------------------------------------------
+
+def config(folder: Path, text: str) -> str:
+    file = folder / "x.yaml"
+    file.write_text(f"state_dir: {folder / 'state'}\nlock_file: {folder / 'lock'}\nstatus: {{enabled: false}}\n{text}")
+    return str(file)
+
+
+SERVICE = """
+guard: {{allow: [process.*]}}
+subjects:
+  web:
+    process: [{python}, -c, "import pathlib, time; pathlib.Path('{mark}').touch(); time.sleep(60)"]
+    mode: {mode}
+"""
+
+
+def test_simulate_says_all_of_it_and_does_none_of_it(state: Path, tmp_path: Path, capsys: Output) -> None:
+    mark = tmp_path / "started"
+    file = config(tmp_path, SERVICE.format(python=sys.executable, mark=mark, mode="auto"))
+
+    assert main(["--config", file, "--output", "json", "simulate", "--for", "600ms"]) == 0
+
+    outlook = json.loads(capsys.readouterr().out)["outlook"]
+    assert [(f["subject"], f["fault"]) for f in outlook["findings"]] == [("web", "dead")]
+    (step,) = outlook["answers"][0]["steps"]
+    assert (step["step"]["action"], step["outcome"]) == ("process.restart", "simulated")
+    assert [v["check"] for v in step["verdicts"]][:3] == ["kill switch", "precondition", "maintenance"]
+    assert {v["answer"] for v in step["verdicts"]} == {"allow"}
+    assert not mark.exists() and not state.exists()
+
+
+def test_simulate_counts_with_what_people_said_and_writes_nothing_there(
+    state: Path, tmp_path: Path, capsys: Output
+) -> None:
+    file = config(tmp_path, SERVICE.format(python=sys.executable, mark=tmp_path / "started", mode="auto"))
+
+    async def said(knowledge: SqliteKnowledge) -> None:
+        await knowledge.add_pause("web", time() + 600, who="ann@cli", reason="deploy")
+        await knowledge.set_flag("auto_healing", False, "ann@cli")
+
+    fill(state, said)
+    before = fill(state, lambda k: k.audit_trail())
+
+    assert main(["--config", file, "simulate", "--for", "600ms"]) == 0
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert "kill switch deny auto_healing is off" in out
+    assert "maintenance hold paused by ann@cli" in out
+    assert "outcome: simulated; it would not be done, by kill switch" in out
+    assert fill(state, lambda k: k.audit_trail()) == before
+    assert fill(state, lambda k: k.incidents()) == [] and not (tmp_path / "started").exists()
+
+
+def test_doctor_finds_what_is_missing_and_how_to_mend_it(state: Path, tmp_path: Path, capsys: Output) -> None:
+    file = config(tmp_path, "subjects: {web: {process: [/no/such/program]}}\n")
+
+    assert main(["--config", file, "doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "there is no /no/such/program" in out and "mend the path" in out
+    assert not state.exists()
+
+
+def test_doctor_is_content_with_a_host_that_has_all(state: Path, tmp_path: Path, capsys: Output) -> None:
+    file = config(tmp_path, SERVICE.format(python=sys.executable, mark=tmp_path / "started", mode="auto"))
+
+    assert main(["--config", file, "--output", "json", "doctor"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] and {c["what"] for c in told["checks"]} >= {"python", "pidfd", "state", "disk", "lock", "endpoint"}
+    assert not (tmp_path / "started").exists()
