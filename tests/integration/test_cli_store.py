@@ -62,9 +62,21 @@ def fill(state: Path, work: Callable[[SqliteKnowledge], Awaitable[Any]]) -> Any:
 def incident(id: str = "inc-web-1", subject: str = "web", **more: Any) -> Incident:
     now = time()
     return replace(
-        Incident(id, subject, "hung", IncidentState.OPEN, Severity.CRITICAL, f"{subject} does not answer", now - 90, now,
-                 onset_at=now - 90, because=("work_up is 0: no answer within 1.2 s (seen by web.work)",), healthy_when=UP),
-        **more)
+        Incident(
+            id,
+            subject,
+            "hung",
+            IncidentState.OPEN,
+            Severity.CRITICAL,
+            f"{subject} does not answer",
+            now - 90,
+            now,
+            onset_at=now - 90,
+            because=("work_up is 0: no answer within 1.2 s (seen by web.work)",),
+            healthy_when=UP,
+        ),
+        **more,
+    )
 
 
 def plan(of: Incident, id: str = "plan-1", action: str = "process.restart") -> Plan:
@@ -98,8 +110,14 @@ def test_why_of_a_well_subject_says_so_and_since_when(state: Path, capsys: Outpu
 @pytest.mark.parametrize(
     ("verdict", "told"),
     [
-        (Verdict("backoff", Answer.HOLD, "2 tries in a row did not help", time() + 240), ("HELD until", "in 4 min", "2 tries")),
-        (Verdict("allowlist", Answer.DENY, "process.restart is not among guard.allow"), ("DENIED", "add process.restart to")),
+        (
+            Verdict("backoff", Answer.HOLD, "2 tries in a row did not help", time() + 240),
+            ("HELD until", "in 4 min", "2 tries"),
+        ),
+        (
+            Verdict("allowlist", Answer.DENY, "process.restart is not among guard.allow"),
+            ("DENIED", "add process.restart to"),
+        ),
         (Verdict("mode", Answer.HOLD, "waits for approval", time() + 240), ("HELD until", "x0tta6bl4 approve plan-1")),
         (Verdict("kill switch", Answer.DENY, "auto_healing is off"), ("DENIED", "x0tta6bl4 flags auto_healing on")),
         (Verdict("maintenance", Answer.HOLD, "paused by ann"), ("HELD:", "x0tta6bl4 resume")),
@@ -121,17 +139,32 @@ def test_why_tells_what_was_done_with_its_outcome_and_proof(state: Path, capsys:
         await knowledge.save_subjects(well("web"))
         steps, began = plan(incident()), time()
         await knowledge.record_intent(steps.steps[0], steps, 1, incident=incident())
-        outcome = Outcome("plan-1.1", Result.VERIFIED, "started pid 7; proved by work_up >= 1 for 3 s", began, time() + 3,
-                          verified_at=began + 0.2, because=("work_up is 1: answered 200 (seen by web.work)",), output="up\n")
-        await knowledge.record_outcome("plan-1.1", outcome,
-                                       incident(state=IncidentState.CLOSED, closed_at=time() + 3, ended="healed"))
+        outcome = Outcome(
+            "plan-1.1",
+            Result.VERIFIED,
+            "started pid 7; proved by work_up >= 1 for 3 s",
+            began,
+            time() + 3,
+            verified_at=began + 0.2,
+            because=("work_up is 1: answered 200 (seen by web.work)",),
+            output="up\n",
+        )
+        await knowledge.record_outcome(
+            "plan-1.1", outcome, incident(state=IncidentState.CLOSED, closed_at=time() + 3, ended="healed")
+        )
 
     fill(state, healed)
 
     assert ask(state, "why", "web") == 0
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("Last trouble: hung, healed after 90 s", "(hung/restart): VERIFIED after", "started pid 7",
-                  "proof: work_up is 1: answered 200", "| up", "x0tta6bl4 incidents inc-web-1"):
+    for words in (
+        "Last trouble: hung, healed after 90 s",
+        "(hung/restart): VERIFIED after",
+        "started pid 7",
+        "proof: work_up is 1: answered 200",
+        "| up",
+        "x0tta6bl4 incidents inc-web-1",
+    ):
         assert words in out
 
 
@@ -157,7 +190,9 @@ def test_a_subject_that_is_watched_no_more_is_not_shown_as_well(state: Path, cap
 def test_incidents_lists_the_open_ones_and_with_all_the_others(state: Path, capsys: Output) -> None:
     async def two(knowledge: SqliteKnowledge) -> None:
         await knowledge.save_incident(incident())
-        await knowledge.save_incident(incident("inc-db-2", "db", state=IncidentState.CLOSED, closed_at=time(), ended="healed"))
+        await knowledge.save_incident(
+            incident("inc-db-2", "db", state=IncidentState.CLOSED, closed_at=time(), ended="healed")
+        )
 
     fill(state, two)
 
@@ -186,7 +221,9 @@ def test_the_story_of_an_incident_is_found_by_a_part_of_its_id(state: Path, caps
     assert "inc-web-1" in err and "inc-web-2" in err
 
 
-def test_approve_is_written_with_who_and_why_and_stands(state: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approve_is_written_with_who_and_why_and_stands(
+    state: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("SUDO_USER", "ann")
 
@@ -288,9 +325,11 @@ def test_a_store_of_another_user_is_told_with_the_way_in(
 
 # -- with a daemon's lock and face -------------------------------------------------------------------------------------
 
+
 @contextmanager
 def daemon(state: Path, told: Any = None, pid: int | None = None) -> Iterator[None]:
     """Its lock, truly held, and its endpoint, answering with ``told``; None: no endpoint."""
+
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = json.dumps(told).encode()
@@ -309,7 +348,9 @@ def daemon(state: Path, told: Any = None, pid: int | None = None) -> Iterator[No
         with (state / "daemon.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             face = {"url": f"http://127.0.0.1:{server.server_port}/"} if told is not None else {}
-            json.dump({"pid": pid or os.getpid(), "since": "today", "config": "x", "state_dir": str(state), **face}, lock)
+            json.dump(
+                {"pid": pid or os.getpid(), "since": "today", "config": "x", "state_dir": str(state), **face}, lock
+            )
             lock.flush()
             yield
     finally:
@@ -320,9 +361,14 @@ def daemon(state: Path, told: Any = None, pid: int | None = None) -> Iterator[No
 
 def face(**states: str) -> Any:
     since = datetime.fromtimestamp(time() - 7200, UTC).isoformat()
-    return {"pid": os.getpid(), "conditions": [], "subjects": [
-        {"name": name, "state": state, "since": since, "summary": "seen live", "mode": "auto"}
-        for name, state in states.items()]}
+    return {
+        "pid": os.getpid(),
+        "conditions": [],
+        "subjects": [
+            {"name": name, "state": state, "since": since, "summary": "seen live", "mode": "auto"}
+            for name, state in states.items()
+        ],
+    }
 
 
 def test_the_living_daemon_is_asked_before_the_store(state: Path, capsys: Output) -> None:
@@ -362,7 +408,9 @@ def test_incidents_are_newer_than_the_rows_of_the_last_cycle(state: Path, capsys
     async def later(knowledge: SqliteKnowledge) -> None:
         await knowledge.save_subjects([replace(row, at=time() - 50) for row in well("web", "db")])
         await knowledge.save_incident(incident())
-        await knowledge.save_incident(incident("inc-db-1", "db", state=IncidentState.CLOSED, closed_at=time() - 5, ended="healed"))
+        await knowledge.save_incident(
+            incident("inc-db-1", "db", state=IncidentState.CLOSED, closed_at=time() - 5, ended="healed")
+        )
 
     fill(state, later)
 
@@ -373,6 +421,7 @@ def test_incidents_are_newer_than_the_rows_of_the_last_cycle(state: Path, capsys
 
 
 # -- looking at the real host ------------------------------------------------------------------------------------------
+
 
 def config(folder: Path, text: str) -> str:
     file = folder / "x.yaml"
@@ -440,5 +489,12 @@ def test_doctor_is_content_with_a_host_that_has_all(state: Path, tmp_path: Path,
 
     assert main(["--config", file, "--output", "json", "doctor"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["ok"] and {c["what"] for c in told["checks"]} >= {"python", "pidfd", "state", "disk", "lock", "endpoint"}
+    assert told["ok"] and {c["what"] for c in told["checks"]} >= {
+        "python",
+        "pidfd",
+        "state",
+        "disk",
+        "lock",
+        "endpoint",
+    }
     assert not (tmp_path / "started").exists()

@@ -25,8 +25,17 @@ from x0tta6bl4.settings.load import load
 COMMANDS = {" ".join(path): parser for path, parser in paths(build())}
 EXPLAINED = sorted(name for name in COMMANDS if name not in ("demo", "demo-service"))
 READERS = (
-    ["status"], ["incidents"], ["incidents", "inc-1"], ["why", "web"], ["approve", "plan-1"], ["pause", "web", "--for", "1m"],
-    ["resume"], ["flags"], ["flags", "auto_healing", "off"], ["audit", "show"], ["audit", "verify"],
+    ["status"],
+    ["incidents"],
+    ["incidents", "inc-1"],
+    ["why", "web"],
+    ["approve", "plan-1"],
+    ["pause", "web", "--for", "1m"],
+    ["resume"],
+    ["flags"],
+    ["flags", "auto_healing", "off"],
+    ["audit", "show"],
+    ["audit", "verify"],
 )
 Output = pytest.CaptureFixture[str]
 
@@ -253,8 +262,15 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "now"), (3.2, "3.2 s ago"), (59, "59 s ago"), (180, "3 min ago"), (-240, "in 4 min"), (7200, "2 h ago"),
-     (3 * 86400, "3 days ago")],
+    [
+        (0.4, "now"),
+        (3.2, "3.2 s ago"),
+        (59, "59 s ago"),
+        (180, "3 min ago"),
+        (-240, "in 4 min"),
+        (7200, "2 h ago"),
+        (3 * 86400, "3 days ago"),
+    ],
 )
 def test_times_are_said_as_people_say_them(seconds: float, words: str) -> None:
     assert ago(seconds) == words
@@ -279,7 +295,12 @@ def test_options_count_before_and_behind_the_command() -> None:
 
 
 def test_it_is_a_program_and_a_module() -> None:
-    ended = subprocess.run([sys.executable, "-m", "x0tta6bl4", "version"], capture_output=True, text=True, check=True,
-                           env={**os.environ, "NO_COLOR": "1"})
+    ended = subprocess.run(
+        [sys.executable, "-m", "x0tta6bl4", "version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
 
     assert ended.stdout.startswith("x0tta6bl4 ")

@@ -120,8 +120,8 @@ def test_a_monitor_that_invents_a_number_on_a_dead_host() -> None:
         async def observe(self) -> Sequence[Observation]:
             try:
                 return await super().observe()
-            except (OSError, ProbeFailed):
-                return [Observation(self.name, "cpu", "load1", 50.0)]
+            except (OSError, ProbeFailed) as error:
+                return [Observation(self.name, "cpu", "load1", 50.0, detail=str(error))]
 
     class Optimist(Inventor):
         async def observe(self) -> Sequence[Observation]:

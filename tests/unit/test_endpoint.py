@@ -674,8 +674,9 @@ def test_no_request_makes_it_our_mistake(
 ) -> None:
     async def story(endpoint: Endpoint) -> None:
         for method, path, query, headers, body in asked:
-            given = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json", **headers}
-            reply = await endpoint.ask(method, f"{path}?{query}", given, body)
+            told: dict[str, str | bytes | None] = {
+                "authorization": f"Bearer {TOKEN}", "content-type": "application/json", **headers}
+            reply = await endpoint.ask(method, f"{path}?{query}", told, body)
             assert reply.status < 500 or path == "/readyz"
             if reply.status >= 400 and path != "/readyz":
                 problem(reply, reply.status, reply.json["error"]["code"])

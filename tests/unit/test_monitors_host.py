@@ -147,7 +147,7 @@ def test_an_interfaces_errors_are_rates_between_two_looks_and_none_come_of_a_res
     host, clock = FakeHost(), FakeClock()
     watched = monitor(host, clock, disks_every=10)
     rates = []
-    for errors, drops in ((100, 7), (160, 27), (5, 0), (5, 10)):
+    for errors, drops in ((100, 7), (160, 27), (5, 30), (5, 40)):
         host.nic_list = [replace(NIC, errors_in=errors, drops_out=drops), replace(NIC, name="veth1", errors_in=errors)]
         seen = look(watched)
         rates.append(tuple(seen.get(("nic:eth0", f"nic_{what}_per_second")) for what in ("errors", "drops")))

@@ -114,8 +114,9 @@ def test_its_share_of_the_cpu_is_measured_between_two_looks_and_anew_for_a_new_p
         assert "process_busy" not in numbers(await watched.observe()), "10 ms are too short to measure in"
 
         processes.die(process)
-        await processes.start(API)
-        await asyncio.sleep(0.5)
+        successor = await processes.start(API)
+        processes.set_reading(successor, cpu_seconds=200.0)
+        await asyncio.sleep(5)
         assert "process_busy" not in numbers(await watched.observe())
 
     run(scene())

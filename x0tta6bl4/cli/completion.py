@@ -163,7 +163,7 @@ def fish(root: ArgumentParser) -> str:
         "    end",
         "    set -l wanted (count $argv)",
         "    if test $wanted -eq 0; test (count $given) -eq 0; return; end",
-        "    test (count $given) -ge $wanted; and test \"$given[1..$wanted]\" = \"$argv\"",
+        '    test (count $given) -ge $wanted; and test "$given[1..$wanted]" = "$argv"',
         "end",
         "complete -c x0tta6bl4 -f",
     ]
