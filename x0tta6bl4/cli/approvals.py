@@ -20,15 +20,15 @@ def reject(args: Namespace) -> int:
 async def _answer(args: Namespace, display: Display, approve: bool) -> int:
     place, asker = place_of(args), who()
     async with opened(place) as knowledge:
-        before = {a.plan: a for a in await knowledge.approvals(limit=1000)}
         approval = await knowledge.answer_approval(args.plan, approve, asker, args.why)
         if approval is None:
-            waiting = [a.plan for a in before.values() if a.state == "wanted" and a.expires > display.now]
+            waiting = [a.plan for a in await knowledge.approvals("wanted") if a.expires > display.now]
             hint = nearest(args.plan, waiting) if waiting else "nothing waits for approval now"
             raise Refusal(f"no plan {args.plan!r} waits for approval; {hint}")
         plan = await knowledge.plan(args.plan)
-    was = before.get(args.plan)
-    taken = approval.state == ("approved" if approve else "rejected") and (was is None or was.state == "wanted")
+    # Taken when what stands there is ours and not older than this command: somebody else may have been quicker.
+    wanted = "approved" if approve else "rejected"
+    taken = approval.state == wanted and approval.who == asker and approval.at >= display.now
     if display.as_json:
         display.json({"taken": taken, "approval": approval, "plan": plan, "daemon": place.daemon})
         return OK if taken else BAD

@@ -14,8 +14,8 @@ ENVIRONMENT = (
     "environment:\n"
     "  X0TTA6BL4_CONFIG  the configuration, when --config does not say\n"
     "  NO_COLOR          no colours when set\n"
-    "Where nothing says so, the configuration is ./config/x0tta6bl4.yaml, else /etc/x0tta6bl4/x0tta6bl4.yaml, else the\n"
-    "defaults."
+    "Where nothing says so, the configuration is ./config/x0tta6bl4.yaml, else /etc/x0tta6bl4/x0tta6bl4.yaml, else\n"
+    "the defaults."
 )
 
 

@@ -238,14 +238,14 @@ def _precondition(guard: Guard, case: Case) -> Verdict | None:
 
 def backoff(policy: GuardPolicy, records: Sequence[ActionRecord], wall: float, seed: str) -> tuple[int, float]:
     """How many tries did not help since the last one that did (forgiven with time), and until when to wait for it."""
-    unhelpful, last_end = 0, 0.0
+    unhelpful, last_end, last_begin = 0, 0.0, 0.0
     # A plan is one try, however many steps it has: its last step says how it went.
     for record in {r.step_id.rsplit(".", 1)[0]: r for r in records}.values():
         if record.result == Result.VERIFIED:
             unhelpful = 0
         elif record.result in UNHELPFUL:
             unhelpful += 1
-            last_end = max(last_end, record.ended_at or record.at)
+            last_end, last_begin = max(last_end, record.ended_at or record.at), max(last_begin, record.at)
     if last_end:
         unhelpful -= int(max(0.0, wall - last_end) / policy.backoff.decay)
     if unhelpful <= 0:
@@ -253,7 +253,8 @@ def backoff(policy: GuardPolicy, records: Sequence[ActionRecord], wall: float, s
     wait = min(policy.backoff.cap, policy.backoff.base * policy.backoff.factor ** min(unhelpful - 1, 64))
     # The same chance at every look at the same try: a new one each turn would always end at the shortest wait.
     chance = random.Random(f"{seed}:{unhelpful}:{last_end}").random()
-    return unhelpful, last_end + wait * (1 - policy.backoff.jitter * chance)
+    # Counted from the beginning of the last try: the seconds that it took, and was watched, have been waited already.
+    return unhelpful, last_begin + wait * (1 - policy.backoff.jitter * chance)
 
 
 def _backoff(guard: Guard, case: Case) -> Verdict | None:

@@ -374,6 +374,8 @@ class MAPEK:
         with self._stage("2.0_ANALYZE", thread):
             findings = await self._analyze(view)
             changes = self.incidents.take(findings, view)
+            for finding in findings:
+                parts.sight.nudge(finding.subject)
         at = mark("analyze", at)
         with self._stage("3.0_PLAN", thread):
             planned = [self._plan(incident, view) for incident in self._to_plan(view)]
@@ -655,6 +657,8 @@ class MAPEK:
                     plan, until, "; ".join(plan.because[:3]))
             if verdict.answer is not Answer.ALLOW:
                 self._let_know(plan, incident, verdict)
+        if plan is not None and verdict.answer is not Answer.ALLOW:
+            await knowledge.save_plan(plan)
         nothing = Plan("", incident.id, incident.subject, incident.fault, "", "", (_NO_STEP,), ())
         await knowledge.record_decision(plan or nothing, (plan or nothing).steps[0], verdict, wall)
         if verdict.answer is not Answer.ALLOW:

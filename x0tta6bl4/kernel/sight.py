@@ -66,6 +66,8 @@ class Sight:
             latest = row.get(subject)
             if latest is None:
                 latest = row[subject] = _Latest(seen, now, asked, None)
+            elif asked < latest.asked:
+                continue  # looks overlap: a later question was answered already, and this is older news
             else:
                 latest.observation = seen
                 latest.at = now
@@ -189,8 +191,13 @@ class Sight:
         found = self._by_metric.get(metric, {}).get(subject)
         return found.at if found else None
 
+    def nudge(self, subject: str) -> None:
+        """Something was judged about the subject: whoever waits for its proof looks at once."""
+        if (heard := self._listeners.get(subject)) is not None:
+            heard.set()
+
     async def wait_changed(self, subject: str) -> None:
-        """Returns at the next observation of the subject. For one waiter a subject: the proof of its heal."""
+        """Returns at the next observation of the subject, or judgement about it. For one waiter a subject: the proof of its heal."""
         heard = self._listeners.setdefault(subject, asyncio.Event())
         try:
             await heard.wait()

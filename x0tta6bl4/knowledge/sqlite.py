@@ -340,7 +340,7 @@ class SqliteKnowledge:
         for (body,) in await rows("incidents", "body", "opened_at"):
             incident = incident_from(_parsed(body))
             told = {"incident": incident.id, "subject": incident.subject, "fault": incident.fault}
-            add(incident.opened_at, "opened", f"{incident.subject} is {incident.fault}: {incident.summary}",
+            add(incident.opened_at, "opened", f"{incident.fault}: {incident.summary}",
                 {**told, "because": list(incident.because), "severity": str(incident.severity)})
             if incident.closed_at is not None:
                 add(incident.closed_at, "closed", incident.ended or "closed", told)

@@ -4,7 +4,7 @@ import asyncio
 import re
 import signal
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,13 +55,6 @@ class Config(PluginConfig):
         if len(given) != 1:
             raise ValueError(f"should have exactly one of program, pid_file, match and unit, not {given or 'none'}")
         return self
-
-
-@runtime_checkable
-class TellsExits(Protocol):
-    """A keeper of processes that remembers how its programs ended."""
-
-    def exit_of(self, name: str) -> tuple[int | None, float] | None: ...
 
 
 class ProcessMonitor:
@@ -180,7 +173,7 @@ class ProcessMonitor:
         return found, f"no process: main pid {unit.main_pid} of {name} is gone"
 
     def _exit_words(self, program: str) -> str:
-        ended = self._processes.exit_of(program) if isinstance(self._processes, TellsExits) else None
+        ended = self._processes.exit_of(program)
         if ended is None:
             return ""
         code = ended[0]

@@ -92,6 +92,13 @@ class Processes(Protocol):
         """After a restart of the daemon: finds those programs of ours that still run and takes them up again."""
         ...
 
+    def exit_of(self, name: str) -> tuple[int | None, float] | None:
+        """How the program of that name ended last, and when (wall clock): its exit code, or minus the signal's number.
+
+        The code is None when it was another parent's to collect; None altogether when it has not ended in this life.
+        """
+        ...
+
     async def last_output(self, name: str, lines: int) -> Sequence[str]:
         """The last lines that the program wrote; empty when it has written none."""
         ...
