@@ -477,8 +477,8 @@ def daemon_killed(trial: Trial) -> None:
 
 
 def daemon_killed_before(trial: Trial) -> None:
-    """Daemon and victim die together; the next daemon brings the victim back."""
-    ground = trial.ground()
+    """The daemon dies before it could know of the hang; the next one has never seen that victim well."""
+    ground = trial.ground(Site(subject={"start_timeout": "5s"}))  # until so old, silence may be its slow start
     began, pid = trial.break_(ground, "hang")
     ground.sleep(0.3)
     ground.kill_daemon()
@@ -538,7 +538,7 @@ def approved(trial: Trial) -> None:
     yes = time.monotonic()
     ground.tell(lambda store: store.answer_approval(wanted[0], True, "operator", "go on"))
     trial.heals(ground, yes, pid, 2.0)
-    trial.settle(ground, ("dead",), doing=1)
+    trial.settle(ground, ("dead",), doing=1, told=True)  # asking is telling
 
 
 def group(trial: Trial) -> None:
@@ -582,9 +582,9 @@ def pressured_among_many(trial: Trial) -> None:
 
 def leak_announced(trial: Trial) -> None:
     """A slow leak: a human hears of it before the limit is reached, and nothing is restarted meanwhile."""
-    ground = trial.ground(Site(subject={"memory_limit": "400MiB"}))
-    break_(ground.ports["victim"], "leak", mib_per_s=12, limit=300)
-    ground.sleep(20.0)
+    ground = trial.ground(Site(subject={"memory_limit": "200MiB"}))
+    break_(ground.ports["victim"], "leak", mib_per_s=8, limit=170)
+    ground.sleep(24.0)
     trial.read(ground)
     if not any(act.action == "notify.human" for act in trial.acts):
         raise Missed(f"nobody was told: {[(s.check, s.answer, s.sentence) for s in ground.said()]}")

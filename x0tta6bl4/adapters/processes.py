@@ -32,7 +32,10 @@ _LOOK_EVERY = 2.0
 _COUNT_EVERY = 2.0
 _COUNT_SHARE = 500.0
 """Counting zombies may take one part in so many of the time: it means a look at every child."""
-_REMEMBERED = 1024
+_HELD = 100
+"""Processes whose files in /proc are held open, three for each; those beyond are opened anew for every look."""
+_UNREAD = 60.0
+"""Seconds without a look after which another process may have the place."""
 _KILL_WAIT = 5.0
 """Seconds a process gets to disappear after SIGKILL; one that needs more hangs inside the kernel."""
 _BOUNDARY = b"\0"
@@ -82,9 +85,17 @@ class _Ended:
 
 @dataclass(slots=True)
 class _Remembered:
-    """What of a process is too dear, or too constant, to be read each time."""
+    """What of a process is too dear, or too constant, to be read each time.
 
+    An open file of /proc belongs to its process, not to the pid: once that is gone reading says so, whoever has the
+    number now. And to read an open one again costs a third of opening, reading and closing it.
+    """
+
+    folder: int
+    stat: int
+    statm: int
     fd_limit: int | None
+    read_at: float = 0.0
     zombies: int = 0
     count_at: float = 0.0
 
@@ -172,32 +183,43 @@ class LinuxProcesses:
         care = self._by_id.get(process)
         if care is not None and time.monotonic() >= care.look_at:
             await self._bound_output(care)
+        known = self._remembered.get(process)
         try:
-            # All files through one descriptor of the folder: it stays with this process even if the pid does not.
-            folder = os.open(f"/proc/{process.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return self._read(process, folder)
-            finally:
-                os.close(folder)
+            if known is None:
+                known = _remember(process.pid)
+                self._make_room()
+                if len(self._remembered) < _HELD:
+                    self._remembered[process] = known
+            reading = self._read(process, known)
         except (FileNotFoundError, ProcessLookupError):
-            self._remembered.pop(process, None)
-            return None
+            reading = None
         except OSError as error:
             raise _unreadable(process.pid, error) from error
+        finally:
+            if known is not None and process not in self._remembered:
+                _close(known)
+        if reading is None:
+            self._let_go(process)
+        return reading
 
-    def _read(self, process: ProcessId, folder: int) -> ProcessReading | None:
-        stat = _parse_stat(_contents("stat", folder))
+    def _make_room(self) -> None:
+        if len(self._remembered) >= _HELD:
+            unread_since = time.monotonic() - _UNREAD
+            for process in [process for process, known in self._remembered.items() if known.read_at < unread_since]:
+                self._let_go(process)
+
+    def _let_go(self, process: ProcessId) -> None:
+        known = self._remembered.pop(process, None)
+        if known is not None:
+            _close(known)
+
+    def _read(self, process: ProcessId, known: _Remembered) -> ProcessReading | None:
+        stat = _parse_stat(os.pread(known.stat, 4096, 0))
         if stat.started != process.started or stat.is_dead:
-            self._remembered.pop(process, None)
             return None
-        known = self._remembered.get(process)
-        if known is None:
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            known = self._remembered[process] = _Remembered(_fd_limit(folder))
-        now = time.monotonic()
+        now = known.read_at = time.monotonic()
         if now >= known.count_at:
-            known.zombies = self._count_zombies(process.pid, folder)
+            known.zombies = self._count_zombies(process.pid, known.folder)
             ended = time.monotonic()
             known.count_at = ended + max(_COUNT_EVERY, (ended - now) * _COUNT_SHARE)
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - stat.started / _TICKS
@@ -205,8 +227,8 @@ class LinuxProcesses:
             id=process,
             state=stat.state,
             age=max(0.0, age),
-            rss=int(_contents("statm", folder).split(b" ", 2)[1]) * _PAGE,
-            fds=_count_fds(process.pid, folder),
+            rss=int(os.pread(known.statm, 256, 0).split(b" ", 2)[1]) * _PAGE,
+            fds=_count_fds(process.pid, known.folder),
             fd_limit=known.fd_limit,
             threads=stat.threads,
             cpu_seconds=stat.cpu_ticks / _TICKS,
@@ -347,7 +369,7 @@ class LinuxProcesses:
     def _collect(self, name: str) -> None:
         care = self._care.pop(name)
         del self._by_id[care.id]
-        self._remembered.pop(care.id, None)
+        self._let_go(care.id)
         care.loop.remove_reader(care.pidfd)
         tick = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
         code = _reap(care.pidfd)
@@ -476,6 +498,8 @@ class LinuxProcesses:
                 os.close(care.pidfd)
         self._care.clear()
         self._by_id.clear()
+        for process in tuple(self._remembered):
+            self._let_go(process)
         # Whoever starts a program after this has to look for the running one again.
         self._looked_for.clear()
 
@@ -689,6 +713,24 @@ def _count_fds(pid: int, folder: int) -> int | None:
         return os.stat("fd", dir_fd=folder).st_size or len(os.listdir(f"/proc/{pid}/fd"))
     except PermissionError:
         return None
+
+
+def _remember(pid: int) -> _Remembered:
+    opened: list[int] = []
+    try:
+        opened.append(os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        for name in ("stat", "statm"):
+            opened.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=opened[0]))
+        return _Remembered(*opened, fd_limit=_fd_limit(opened[0]))
+    except BaseException:  # whatever it was, nothing of it stays open
+        for fd in opened:
+            os.close(fd)
+        raise
+
+
+def _close(known: _Remembered) -> None:
+    for fd in (known.folder, known.stat, known.statm):
+        os.close(fd)
 
 
 def _fd_limit(folder: int) -> int | None:

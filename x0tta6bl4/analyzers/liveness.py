@@ -88,7 +88,9 @@ class Liveness:
         if not failing:
             self._excused_since.pop(subject.name, None)
             return None
-        if self._starting(subject, view):
+        # Each question for itself: many services call themselves healthy long before their work is ready.
+        failing = [found for found in failing if not self._starting(subject, view, found[2])]
+        if not failing:
             return None
         metric, seen, streak = failing[0]
         silent = seen.detail.startswith("no answer")
@@ -135,21 +137,22 @@ class Liveness:
         started = at - age.value if age is not None and at is not None else self._first_seen[subject.name]
         return max(started, acted or started)
 
-    def _starting(self, subject: Subject, view: View) -> bool:
-        """It has never answered since it was started, and may still take that long."""
+    def _starting(self, subject: Subject, view: View, streak: Streak) -> bool:
+        """It has never given this answer since it was started, and may still take that long."""
         born = self._born(subject, view)
-        for metric in ANSWERS:
-            streak = view.streak(subject.name, metric)
-            if streak is not None and streak.last_yes is not None and streak.last_yes >= born:
-                return False
+        if streak.last_yes is not None and streak.last_yes >= born:
+            return False
         return view.now - max(born, self._first_seen[subject.name] if born <= 0 else born) < subject.start_timeout
 
     def _fault(self, subject: Subject, view: View, metric: str, silent: bool) -> str:
         health = self._evidence(view, subject, "health_up")
+        asked = view.sight.asked_at(subject.name, metric)
         if metric != "health_up" and health is not None and health[1].up:
-            return "gray"
-        answered = view.sight.asked_at(subject.name, f"{metric[:-3]}_status") == view.sight.asked_at(
-            subject.name, metric)
+            said_yes_to = view.sight.asked_at(subject.name, "health_up")
+            # Silence is known late: a yes to an older question was said before it began, and the next may never come.
+            if not silent or (said_yes_to is not None and asked is not None and said_yes_to > asked):
+                return "gray"
+        answered = view.sight.asked_at(subject.name, f"{metric[:-3]}_status") == asked
         if answered and not silent:
             return "gray"
         alive = any((e := self._evidence(view, subject, m)) is not None and e[1].up for m in ALIVE)

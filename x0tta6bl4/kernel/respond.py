@@ -279,68 +279,67 @@ class Responder:
     async def _proof(
         self, incident: Incident, expect: Expect, acted_at: float
     ) -> tuple[Result, str, float | None, tuple[str, ...]]:
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(self._keep_looking(incident), name=f"proof-{incident.subject}")
+            try:
+                judged = await self._judge_proof(incident, expect, acted_at)
+            finally:
+                looking.cancel()
+        if judged is None:
+            raise StoppedUnproved
+        return judged
+
+    async def _judge_proof(
+        self, incident: Incident, expect: Expect, acted_at: float
+    ) -> tuple[Result, str, float | None, tuple[str, ...]] | None:
+        """None when the daemon stops before anything is proved."""
         deadline = acted_at + expect.within
         well_since: float | None = None
         verified_at: float | None = None
-        looks = iter(FIRST_LOOKS)
-        while True:
+        while not self.stopping.is_set():
             now = self._clock.monotonic()
             signs = [self._sight.holds(c, incident.subject, since=acted_at) for c in incident.healthy_when]
             if all(signs):
                 if well_since is None:
                     well_since, verified_at = now, self._clock.wall()
                 if now - well_since >= expect.hold:
-                    return Result.VERIFIED, f"proved by {self._signs(incident)} for {expect.hold:g} s", verified_at, \
-                        self._evidence(incident)
+                    proof = f"proved by {', '.join(map(str, incident.healthy_when))} for {expect.hold:g} s"
+                    return Result.VERIFIED, proof, verified_at, self._evidence(incident)
+                next_look = well_since + expect.hold
             else:
                 well_since = verified_at = None
                 again = self._incidents.found_again(incident.subject, acted_at)
                 if again:
                     return Result.REFUTED, f"did not help: {again[0].summary}", None, self._evidence(incident)
-            if self.stopping.is_set():
-                raise StoppedUnproved
-            if well_since is None and now >= deadline:
-                if None in signs and False not in signs:
-                    return Result.UNVERIFIED, f"nothing was seen of it within {expect.within:g} s", None, ()
-                return Result.REFUTED, f"not well within {expect.within:g} s", None, self._evidence(incident)
-            if well_since is not None:
-                await self._wait_change(incident, min(well_since + expect.hold - now, SLOW_LOOK))
-                await self._look_if_slow(incident, now)
-            else:
-                pause = next(looks, None)
-                if pause is not None:
-                    await asyncio.sleep(min(pause, max(0.0, deadline - now)))
-                    await self._watching.look(self._sources(incident.healthy_when, incident.subject))
-                else:
-                    await self._wait_change(incident, min(SLOW_LOOK, max(0.0, deadline - now)))
-                    await self._look_if_slow(incident, now)
+                if now >= deadline:
+                    if None in signs and False not in signs:
+                        return Result.UNVERIFIED, f"nothing was seen of it within {expect.within:g} s", None, ()
+                    return Result.REFUTED, f"not well within {expect.within:g} s", None, self._evidence(incident)
+                next_look = deadline
+            # Woken by each observation and judgement; a stop is noticed within a quarter of a second.
+            try:
+                async with asyncio.timeout(min(max(0.0, next_look - now), 0.25)):
+                    await self._sight.wait_changed(incident.subject)
+            except TimeoutError:
+                pass
+        return None
 
-    async def _wait_change(self, incident: Incident, seconds: float) -> None:
-        """At most that long; a stop is noticed within a quarter of a second."""
-        try:
-            async with asyncio.timeout(max(0.0, min(seconds, 0.25))):
-                await self._sight.wait_changed(incident.subject)
-        except TimeoutError:
-            pass
-
-    async def _look_if_slow(self, incident: Incident, since: float) -> None:
-        now = self._clock.monotonic()
-        slow = []
-        for condition in incident.healthy_when:
-            subject = condition.subject or incident.subject
-            seen = self._sight.latest(subject, condition.metric)
-            at = self._sight.seen_at(subject, condition.metric)
-            if seen is not None and (at is None or now - at >= SLOW_LOOK):
-                slow.append(seen.source)
-        if slow:
-            await self._watching.look(slow)
+    async def _keep_looking(self, incident: Incident) -> None:
+        """Often at first, so that the moment of recovery is known; then where the probe has no fast pace of its own."""
+        for pause in FIRST_LOOKS:
+            await asyncio.sleep(pause)
+            await self._watching.look(self._sources(incident.healthy_when, incident.subject))
+        while True:
+            await asyncio.sleep(SLOW_LOOK)
+            now = self._clock.monotonic()
+            slow = [c for c in incident.healthy_when
+                    if (at := self._sight.seen_at(c.subject or incident.subject, c.metric)) is None
+                    or now - at >= SLOW_LOOK]
+            await self._watching.look(self._sources(slow, incident.subject))
 
     def _sources(self, conditions: Sequence[Condition], subject: str) -> list[str]:
         return [seen.source for c in conditions
                 if (seen := self._sight.latest(c.subject or subject, c.metric)) is not None]
-
-    def _signs(self, incident: Incident) -> str:
-        return ", ".join(map(str, incident.healthy_when))
 
     def _evidence(self, incident: Incident) -> tuple[str, ...]:
         told = []
