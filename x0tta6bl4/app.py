@@ -64,7 +64,18 @@ T = TypeVar("T")
 
 DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "monitors": {"host": {"use": "host"}},
-    "analyzers": {"liveness": {"use": "liveness"}, "exhaustion": {"use": "exhaustion"}},
+    "analyzers": {
+        "liveness": {"use": "liveness"},
+        "exhaustion": {"use": "exhaustion"},
+        "usual-limits": {"use": "threshold", "limits": {
+            "certificate": {"metric": "tls_seconds_left", "below": 7 * 86400.0, "clear": 8 * 86400.0,
+                            "fault": "certificate-expiring", "severity": "major"},
+            "memory-pressure": {"metric": "psi_memory_full_ratio", "above": 0.3, "clear": 0.1, "lasting": 30.0,
+                                "fault": "host-overloaded"},
+            "zombies": {"metric": "process_zombies", "above": 50.0, "clear": 10.0, "lasting": 60.0,
+                        "fault": "zombies"},
+        }},
+    },
     "planners": {"ladder": {"use": "ladder"}},
     "executors": {"process": {"use": "process"}, "systemd": {"use": "systemd"}, "cleanup": {"use": "cleanup"},
                   "notify": {"use": "notify"}},

@@ -716,13 +716,13 @@ def _count_fds(pid: int, folder: int) -> int | None:
 
 
 def _remember(pid: int) -> _Remembered:
-    opened: list[int] = []
+    opened = [os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
-        opened.append(os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         for name in ("stat", "statm"):
             opened.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=opened[0]))
-        return _Remembered(*opened, fd_limit=_fd_limit(opened[0]))
-    except BaseException:  # whatever it was, nothing of it stays open
+        folder, stat, statm = opened
+        return _Remembered(folder, stat, statm, _fd_limit(folder))
+    except OSError:
         for fd in opened:
             os.close(fd)
         raise
