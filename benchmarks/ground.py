@@ -51,6 +51,7 @@ class Site:
     subject: Mapping[str, Any] = field(default_factory=dict)
     health: bool = False
     on_exit: str = "stop"
+    cwd: str = str(ROOT)
     depends_on: str = ""
     """The site whose port it is told to depend on, and its subject to wait for."""
 
@@ -135,6 +136,8 @@ class Ground:
 
     def __enter__(self) -> Self:
         try:
+            for site in self.sites.values():
+                Path(_filled(site.cwd, self.folder)).mkdir(exist_ok=True)
             (self.folder / "daemon.yaml").write_text(yaml.safe_dump(self._config(), sort_keys=False))
             self.start_daemon()
             for name in self.sites:
@@ -173,7 +176,8 @@ class Ground:
         if site.health:
             more["health"] = f"http://{breaker.HOST}:{port}/health"
         return {
-            "process": {"command": [*command, *site.options], "cwd": str(ROOT), "on_exit": site.on_exit},
+            "process": {"command": [*command, *site.options], "cwd": _filled(site.cwd, self.folder),
+                        "on_exit": site.on_exit},
             "work": f"http://{breaker.HOST}:{port}/work",
             "mode": "auto",
             **more,
@@ -322,6 +326,10 @@ class Ground:
     def wanted(self) -> list[str]:
         """The plans that wait for somebody's approval."""
         return [plan for (plan,) in self._rows("SELECT plan FROM approvals WHERE state = 'wanted'")]
+
+    def calls_for_help(self) -> list[str]:
+        """What a human was told, as it stands in the log when no channel is set up."""
+        return [line for line in self.log().splitlines() if "a human is needed" in line]
 
     # -- speaking, as an operator does
 

@@ -107,7 +107,8 @@ class Machine:
 
     def install(self, name: str, port: int = 0, service: str = "Restart=no", unit: str = "") -> None:
         """A sample service under a user of its own; without a port it is a program that only sleeps."""
-        command = (f"/opt/x0tta6bl4/bin/python -m x0tta6bl4.demo.victim --port {port}" if port else "/usr/bin/sleep inf")
+        sample = f"/opt/x0tta6bl4/bin/python -m x0tta6bl4.demo.victim --port {port}"
+        command = sample if port else "/usr/bin/sleep infinity"
         self.write(f"/etc/systemd/system/{name}.service",
                    f"[Unit]\nDescription={name}\n{unit}\n[Service]\nDynamicUser=yes\nExecStart={command}\n{service}\n")
 

@@ -35,8 +35,9 @@ from x0tta6bl4.observability.tracker import ExecutionTracker
 from x0tta6bl4.planners.ladder import Config as LadderConfig
 from x0tta6bl4.planners.ladder import Ladder
 from x0tta6bl4.settings.model import StatusSettings
-from x0tta6bl4.status.app import BODY_LIMIT, CpuUse, RateLimiter, StatusApp, client_key, iso
+from x0tta6bl4.status.app import BODY_LIMIT, RateLimiter, StatusApp, client_key
 from x0tta6bl4.status.face import Condition
+from x0tta6bl4.status.report import CpuUse, iso
 
 TOKEN = "the-operators-token"
 HOSTILE = "<script>alert(1)</script>&\"'"
@@ -439,6 +440,7 @@ def test_the_page_of_a_large_fleet_is_cut_and_says_so(tmp_path: Path) -> None:
         reply = await endpoint.get("/")
 
         assert "50 more are in" in Reader(reply.text).words
+        assert 200 == reply.text.count("<li>")
         assert 250 == len((await endpoint.get("/status")).json["subjects"])
 
     play(tmp_path, story, {f"service-{number}": 1.0 for number in range(250)})

@@ -1,6 +1,7 @@
 """The systemd monitor, on scripted units and processes in virtual time."""
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -142,6 +143,30 @@ def test_the_journal_is_read_once_for_one_stop_but_a_no_only_when_it_had_time_to
     run(scene())
 
 
+def test_a_stop_of_which_systemd_forgot_the_time_is_not_taken_for_the_one_before() -> None:
+    async def scene() -> None:
+        units = CountingUnits()
+        watched = monitor(units)
+        units.add(UNIT, STOPPED, inactive_since=0.0)
+        units.wishes[UNIT] = True
+        await watched.observe()
+        await watched.observe()
+        assert units.journal_reads == 1
+
+        units.add(UNIT, RUNNING)
+        await watched.observe()
+        await asyncio.sleep(1)
+        units.add(UNIT, STOPPED, inactive_since=0.0)
+        units.wishes[UNIT] = False
+        seen = {o.metric: o.value for o in await watched.observe()}
+        assert seen["unit_stopped_on_purpose"] == 0
+        units.wishes[UNIT] = True
+        seen = {o.metric: o.value for o in await watched.observe()}
+        assert seen["unit_stopped_on_purpose"] == 1, "the first answer came before the journal's entry"
+
+    run(scene())
+
+
 def test_a_unit_that_systemd_does_not_know_is_blindness() -> None:
     with pytest.raises(ProbeFailed, match=UNIT):
         look(FakeUnits())
@@ -161,24 +186,47 @@ def test_the_end_of_the_main_process_is_told_at_once_and_again_when_systemd_has_
         died = asyncio.get_running_loop().time()
         await asyncio.sleep(0.1)
         units.add(UNIT, RUNNING, active_state="activating", sub_state="auto-restart", result="signal", main_pid=0)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
 
         assert [o.kind for o in told] == ["main process ended"] * 2
         assert [o.at - died for o in told] == [pytest.approx(0.0), pytest.approx(0.2)]
         first, second = ({seen.metric: seen.value for seen in o.observations} for o in told)
         assert (first["unit_up"], second["unit_up"], second["unit_auto_restart"]) == (1, 0, 1)
+        await asyncio.sleep(60)
+        pauses = [later.at - earlier.at for earlier, later in pairwise(told)]
+        assert pauses[:4] == [pytest.approx(pause) for pause in (0.2, 0.4, 0.8, 1.6)], "others wait for it"
+        assert max(pauses) == pytest.approx(10)
 
         successor = processes.add("api")
         units.add(UNIT, RUNNING, main_pid=successor.pid, restarts=1)
-        await watched.observe()
-        await asyncio.sleep(3)
+        await asyncio.sleep(30)
+        told.clear()
         units.broken = ProbeFailed("no bus")
         processes.die(successor)
-        await asyncio.sleep(3)
+        await asyncio.sleep(30)
 
-        assert len(told) == 4, "the next main process was followed"
-        assert told[2].observations == () and "no bus" in told[2].detail, "its end is true without systemd's word"
+        assert told and f"process {successor.pid} of" in told[0].detail, "the next main process was followed"
+        assert told[0].observations == () and "no bus" in told[0].detail, "its end is true without systemd's word"
         assert not task.done()
+        task.cancel()
+        await asyncio.wait([task])
+
+    run(scene())
+
+
+def test_a_main_process_that_ended_before_it_could_be_watched_is_told_once() -> None:
+    async def scene() -> None:
+        units, processes = FakeUnits(), FakeProcesses()
+        units.add(UNIT, RUNNING, main_pid=4242)
+        watched = monitor(units, processes)
+        told: list[Occurrence] = []
+        task = asyncio.create_task(watched.watch(told.append))
+        await watched.observe()
+        await asyncio.sleep(0.1)
+        units.add(UNIT, FAILED, main_pid=0)
+        await asyncio.sleep(300)
+
+        assert [{s.metric: s.value for s in o.observations}["unit_failed"] for o in told] == [0, 1]
         task.cancel()
         await asyncio.wait([task])
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,11 +225,13 @@ def test_a_stop_is_on_purpose_when_it_was_the_last_job(
 ) -> None:
     records = [json.dumps({"MESSAGE_ID": message, "JOB_TYPE": job}) for message, job in story]
     (tmp_path / "journal").write_text("".join(f"{record}\n" for record in records))
-    port = units(tmp_path, journalctl=f"cat {tmp_path}/journal")
+    latest = json.dumps({"_BOOT_ID": "b007"})
+    script = f"""case "$*" in *UNIT=*) cat {tmp_path}/journal;; *) echo '{latest}';; esac"""
+    port = units(tmp_path, journalctl=script)
 
     assert asyncio.run(port.stopped_on_purpose(UNIT)) is answer
-    assert "--since=@1795183801" in asked(tmp_path, "journalctl")[0]
-    assert "_PID=1 UNIT=shop.service" in asked(tmp_path, "journalctl")[0]
+    assert "--since=@1795183801" in asked(tmp_path, "journalctl")[1]
+    assert "_PID=1 _BOOT_ID=b007 UNIT=shop.service" in asked(tmp_path, "journalctl")[1]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +246,12 @@ def test_a_stop_is_on_purpose_when_it_was_the_last_job(
 )
 def test_a_journal_that_cannot_be_read_gives_no_answer(tmp_path: Path, script: str, answer: bool | None) -> None:
     assert asyncio.run(units(tmp_path, journalctl=script).stopped_on_purpose(UNIT)) is answer
+
+
+def test_a_unit_of_which_neither_systemd_nor_the_journal_knows_anything_may_be_unwanted(tmp_path: Path) -> None:
+    script = """case "$*" in *UNIT=*) ;; *) echo '{"_BOOT_ID": "b007"}';; esac"""
+    never = replace(UNIT, active_since=0.0, inactive_since=0.0)
+    assert asyncio.run(units(tmp_path, journalctl=script).stopped_on_purpose(never)) is None
 
 
 def test_a_journal_is_there_when_its_file_can_be_read(tmp_path: Path) -> None:

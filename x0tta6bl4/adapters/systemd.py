@@ -122,16 +122,21 @@ class SystemctlUnits:
         program = self._program(self._journalctl, "journalctl")
         if program is None or not os.path.isdir(self._booted):
             return None
+        # Its last word tells which boot this is. (`--boot` asks the kernel, whose answer is another one in a sandbox
+        # within a container.) Only this boot counts: a unit that nothing refers to is forgotten when it stops, with the
+        # time at which it became active.
+        latest = await self._journal(program, "--lines=1", "_PID=1")
+        if not latest:
+            return None
         # Only process 1 may speak of its jobs: _PID= is set by the journal, anybody may send the other fields.
-        fields = ["_PID=1", f"UNIT={unit.name}"]
+        fields = ["_PID=1", f"_BOOT_ID={latest[0].get('_BOOT_ID', '')}", f"UNIT={unit.name}"]
         fields += [f"MESSAGE_ID={which}" for which in (_STOP_BEGUN, _STOP_ENDED, _START_BEGUN, _START_ENDED)]
-        # A unit that nothing refers to is forgotten when it stops, and says it never was active: only this boot counts.
-        found = await self._journal(program, "--boot", f"--since=@{int(unit.active_since)}", "--lines=50", *fields)
+        found = await self._journal(program, f"--since=@{int(unit.active_since)}", "--lines=50", *fields)
         if found is None:
             return None
         if not found:
-            # Nothing about this unit: is that because nothing happened, or because we may not see it?
-            return False if await self._journal(program, "--boot", "--lines=1", "_PID=1") else None
+            # It was active, and no job ended that. One of which nothing is known at all may as well be unwanted.
+            return False if unit.active_since else None
         last = found[-1]
         return last.get("MESSAGE_ID") in (_STOP_BEGUN, _STOP_ENDED) and last.get("JOB_TYPE") == "stop"
 

@@ -53,7 +53,7 @@ class Exhaustion:
         self._past: dict[tuple[str, str], _Past] = {}
 
     def alarms(self, subjects: Mapping[str, Subject]) -> Sequence[Condition]:
-        """A process in the last third of its memory is looked at whenever it is read: a fast leak has no minute left."""
+        """A process in the last third of its memory is judged whenever it is read: a fast leak has no minute left."""
         return [Condition("process_rss_bytes", ">=", 0.66 * float(limit), name)
                 for name, subject in subjects.items() if (limit := subject.data.get("memory_limit"))]
 
@@ -112,7 +112,10 @@ class Exhaustion:
             analyzer=self.name, subject=store.subject, fault=store.fault if over or not process else
             f"leaking-{store.resource}", severity=Severity.MAJOR if over else Severity.WARNING,
             since=view.now if not points else points[0][0] if not over else view.now,
-            summary=summary, because=(store.seen,), healthy_when=(store.sign, *self._life(store, view)),
+            summary=summary, because=(store.seen,),
+            # What is foretold has not come: every sign of health is there still, and would say that nothing is the
+            # matter. Such an incident is over when the forecast is.
+            healthy_when=(store.sign, *self._life(store, view)) if over else (),
             data={"resource": store.resource, "used": store.used, "whole": store.whole,
                   **({"seconds_left": round(left)} if left is not None else {})})
 

@@ -16,8 +16,8 @@ ANSWERS = ("work_up", "health_up", "check_up")
 
 class Config(PluginConfig):
     failures: int = Field(default=3, ge=1)
-    """Wrong answers in a row (refused, errors) that make a finding. Lower heals sooner and mistakes a hiccup for a fault
-    more often. Silence is not counted but timed: see ``silent_for``."""
+    """Wrong answers in a row (refused, errors) that make a finding. Lower heals sooner and mistakes a hiccup for a
+    fault more often. Silence is not counted but timed: see ``silent_for``."""
     failing_for: Seconds = Field(default=0.9, ge=0)
     """Seconds that wrong answers must have lasted as well, whatever their number."""
     silent_for: Seconds = Field(default=1.2, gt=0)
@@ -112,7 +112,8 @@ class Liveness:
                         since=since, summary=f"{subject.name} does not answer, and neither would others: {excuse}",
                         because=(seen,), healthy_when=signs)
         fault = self._fault(subject, view, metric, silent)
-        words = {"hung": "lives but does not answer", "gray": "lives but its work fails", "dead": "cannot be reached"}[fault]
+        words = {"hung": "lives but does not answer", "gray": "lives but its work fails",
+                 "dead": "cannot be reached"}[fault]
         return Finding(
             analyzer=self.name, subject=subject.name, fault=fault,
             severity=Severity.CRITICAL if fault != "gray" else Severity.MAJOR, since=since,
@@ -168,7 +169,8 @@ class Liveness:
                   and s.name not in subject.depends_on]
         slow = [s.name for s in others if self._is_slow(s, view)]
         if pressed and len(others) >= 2 and len(slow) * 2 >= len(others):
-            return f"{pressed[0][0]} pressure is {pressed[0][1]:.0%} and {len(slow)} of {len(others)} others are slow too"
+            return (f"{pressed[0][0]} pressure is {pressed[0][1]:.0%} and {len(slow)} of {len(others)} others are slow "
+                    "too")
         busy = view.value(subject.name, "process_busy")
         if pressed and busy is not None and busy >= 0.2:
             # It works as hard as the host lets it; a hung handler burns nothing.

@@ -13,8 +13,10 @@ from x0tta6bl4.ports.processes import Processes, ProcessId
 from x0tta6bl4.ports.units import Unit, Units
 
 ENDED = "main process ended"
+EVERY = 10.0
 SETTLE = 0.2
-"""Seconds after a main process's end at which systemd is asked once more."""
+"""Seconds after a main process's end at which systemd is asked once more; then at growing pauses, if need be."""
+SETTLED = ("active", "inactive", "failed")
 JOURNAL_DELAY = 5.0
 """Seconds within which a stop is surely in the journal."""
 RUNNING = frozenset({"active", "reloading", "refreshing", "activating"})
@@ -36,6 +38,8 @@ class SystemdUnit:
         self._processes = processes
         self._main_pid = 0
         self._changed = asyncio.Event()
+        self._in_transit = False
+        self._down_since: float | None = None
         self._wish: tuple[float, bool] | None = None
 
     @property
@@ -57,6 +61,7 @@ class SystemdUnit:
             state += f", {unit.load_state}"
         is_auto_restart = unit.sub_state.startswith("auto-restart")
         is_up = unit.active_state in RUNNING and not is_auto_restart
+        self._in_transit = unit.job != "" or unit.active_state not in SETTLED
         is_at_it = is_auto_restart or unit.job in ("restart", "try-restart")
         on_purpose, wish = await self._stopped_on_purpose(unit)
         return [
@@ -69,18 +74,35 @@ class SystemdUnit:
         ]
 
     async def watch(self, report: Callable[[Occurrence], None]) -> None:
+        told = 0
         while True:
             self._changed.clear()
-            process = await self._processes.find_by_pid(self._main_pid) if self._main_pid else None
-            if process is None:
+            pid = self._main_pid
+            process = await self._processes.find_by_pid(pid) if pid else None
+            if process is None and pid in (0, told):
                 await self._changed.wait()
-            elif await self._has_ended(process):
-                how = f"main process {process.pid} of {self.config.unit} ended"
-                await self._tell(report, how)
-                # systemd hears of the end when we do, so its first answer may be the state from before, and what it
-                # does about it takes it some milliseconds: an answer this soon after is worth a question of its own.
-                await asyncio.sleep(SETTLE)
-                await self._tell(report, f"{how} {SETTLE:g} s ago")
+            elif process is None or await self._has_ended(process):  # None: it ended since systemd named it
+                told = pid
+                await self._follow(report, pid)
+
+    async def _follow(self, report: Callable[[Occurrence], None], pid: int) -> None:
+        """Tells of the end, and goes on asking until systemd has done about it what it will do.
+
+        systemd hears of the end when we do, so its first answer may be the state from before. While its own restart is
+        under way there is no main process to wait for, and whoever holds back for it waits for our next answer.
+        """
+        how = f"main process {pid} of {self.config.unit} ended"
+        began, pause = self._clock.monotonic(), SETTLE
+        await self._tell(report, how)
+        while True:
+            await asyncio.sleep(pause)
+            age = self._clock.monotonic() - began
+            await self._tell(report, f"{how} {age:.1f} s ago")
+            if self._main_pid not in (0, pid):
+                return  # the next one
+            if not self._in_transit and (self._main_pid == 0 or age >= EVERY):
+                return
+            pause = min(2 * pause, EVERY)
 
     async def _has_ended(self, process: ProcessId) -> bool:
         """True at the end of the process; False when systemd calls another one the main process before that."""
@@ -102,6 +124,7 @@ class SystemdUnit:
 
     async def _tell(self, report: Callable[[Occurrence], None], how: str) -> None:
         seen: Sequence[Observation] = ()
+        self._in_transit = False  # unless systemd says otherwise now
         try:
             seen = await self.observe()
         except (ProbeFailed, OSError) as error:
@@ -111,22 +134,27 @@ class SystemdUnit:
 
     async def _stopped_on_purpose(self, unit: Unit) -> tuple[bool, str]:
         if unit.active_state != "inactive":
+            self._down_since = None
             return False, ""
+        if self._down_since is None:
+            self._down_since = self._clock.wall()
         if unit.load_state == "masked":
             return True, f"{unit.name} is masked: somebody does not want it to run"
         if unit.result != "success" or unit.job != "":
             return False, ""
         wished: bool | None
-        if self._wish is not None and self._wish[0] == unit.inactive_since:
+        since = unit.inactive_since or self._down_since  # a unit that nothing refers to is forgotten with all its times
+        if self._wish is not None and self._wish[0] == since:
             wished = self._wish[1]  # The same stop as at the look before: reading the journal again tells nothing new.
         else:
             wished = await self._units.stopped_on_purpose(unit)
             # A "no" may be a journal that is not yet written: it is believed for good once it has had the time to be.
-            if wished or (wished is not None and self._clock.wall() - unit.inactive_since >= JOURNAL_DELAY):
-                self._wish = (unit.inactive_since, wished)
+            if wished or (wished is not None and self._clock.wall() - since >= JOURNAL_DELAY):
+                self._wish = (since, wished)
         if wished is None:
             # Better to leave a service down that somebody may have stopped than to fight them over it.
-            return True, f"{unit.name} was stopped cleanly; the journal cannot say by whom, so it is taken for a wish"
+            how = "was stopped cleanly" if unit.active_since else "is not running and not known to have run since the boot"
+            return True, f"{unit.name} {how}; the journal cannot say by whose will, so it is taken for a wish"
         return wished, f"somebody stopped {unit.name} (systemctl stop)" if wished else f"{unit.name} ended by itself"
 
     def _number(self, metric: str, value: float, detail: str) -> Observation:
@@ -136,6 +164,6 @@ class SystemdUnit:
 PLUGIN = monitor(
     Config,
     lambda name, config, tools: SystemdUnit(name, config, tools.clock, tools.units, tools.processes),
-    every=10,
+    every=EVERY,
     timeout=5,
 )

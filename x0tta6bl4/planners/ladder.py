@@ -20,6 +20,10 @@ from x0tta6bl4.kernel.plugin import PluginConfig, Situation, planner
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.units import Seconds
 
+TRIED = "tried "
+TRIES_TOLD = 3
+"""Tries that did not help which an incident tells of, the latest."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
@@ -118,7 +122,8 @@ class Rule(_Part):
                         hint = f"; did you mean {near[0]!r}?" if near else ""
                         wrong.append(f"states.{name}.{key}: there is no state {branch.to!r}{hint}")
                 if branches and branches[-1].when:
-                    wrong.append(f"states.{name}.{key}: the last branch has a condition; nothing is left if it is false")
+                    wrong.append(f"states.{name}.{key}: the last branch has a condition; nothing is left if it is "
+                                 "false")
             for expression in [state.when, *(b.when for b in (*state.done, *state.failed)),
                                *(v[1:] for d in state.do for v in d.args.values()
                                  if isinstance(v, str) and v.startswith("="))]:
@@ -156,7 +161,7 @@ _ROOTS = ("subject", "incident")
 
 
 def compile_expression(text: str) -> Callable[[Mapping[str, Any]], Any]:
-    """An expression over ``subject`` and ``incident``. A name that is not there is None; ValueError for anything else."""
+    """An expression over ``subject`` and ``incident``. A name that is not there is None; all else a ValueError."""
     if len(text) > 500:
         raise ValueError(f"the expression is too long ({len(text)} characters, at most 500)")
     try:
@@ -205,7 +210,7 @@ def compile_expression(text: str) -> Callable[[Mapping[str, Any]], Any]:
 def _names(incident: Incident, subject: Subject) -> dict[str, Any]:
     return {
         "subject": {**subject.data, "name": subject.name, "kind": subject.kind, "group": subject.group,
-                    "depends_on": list(subject.depends_on), "can": {v: True for v in subject.controller}},
+                    "depends_on": list(subject.depends_on), "can": dict.fromkeys(subject.controller, True)},
         "incident": {**incident.data, "fault": incident.fault, "severity": incident.severity.value,
                      "reopened": incident.reopened, "passes": incident.passes, "tries": incident.tries},
     }
@@ -229,7 +234,7 @@ def read_rules(text: str, place: str) -> list[Rule]:
     problems: list[Problem] = []
     rules: list[Rule] = []
     try:
-        documents = list(yaml.load_all(text, Loader=_Loader))  # noqa: S506 - a subclass of SafeLoader
+        documents = list(yaml.load_all(text, Loader=_Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError([Problem("(file)", f"is no YAML: {getattr(error, 'problem', None) or error}", place,
@@ -332,6 +337,8 @@ class Ladder:
         telling = plan.steps[-1].expect is None
         helped = outcome.result is Result.VERIFIED or (telling and outcome.result is Result.UNVERIFIED)
         tries = incident.tries + 1
+        if not telling and not helped:
+            incident = replace(incident, because=_with_try(incident.because, plan, outcome))
         if not helped and tries < state.do[-1].retry.max and outcome.result is not Result.REFUSED:
             return replace(incident, rung=plan.rung, tries=tries, state=IncidentState.RESPONDING)
         name = self._next(state.done if helped else state.failed, names)
@@ -372,6 +379,15 @@ class Ladder:
             if not targets:
                 return []
         return steps
+
+
+def _with_try(because: Sequence[str], plan: Plan, outcome: Outcome) -> tuple[str, ...]:
+    """Beside what was seen, the last tries: what a step failed of is often all that a human needs to know."""
+    tries = [reason for reason in because if reason.startswith(TRIED)]
+    step = next((s for s in plan.steps if s.id == outcome.step), plan.steps[-1])
+    tried = f"{TRIED}{step.action} on {step.target}: {outcome.result.value}: {outcome.detail}"
+    others = [reason for reason in because if not reason.startswith(TRIED)]
+    return (*others, *[t for t in tries if t != tried][1 - TRIES_TOLD:], tried)
 
 
 def _argument(value: Any, names: Mapping[str, Any]) -> Any:

@@ -2,21 +2,16 @@
 
 import asyncio
 import hmac
-import html
 import ipaddress
 import json
 import logging
 import math
-import os
 import re
-import resource
 import secrets
 import time
 import zlib
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -26,18 +21,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from x0tta6bl4.kernel.errors import ConfigError, Problem, StoreError
-from x0tta6bl4.kernel.facts import Answer, Incident
 from x0tta6bl4.kernel.flags import known_flag
-from x0tta6bl4.kernel.guard import decision
-from x0tta6bl4.kernel.loop import MAPEK
-from x0tta6bl4.kernel.memory import ActionRecord, plain
-from x0tta6bl4.kernel.policy import Budget
-from x0tta6bl4.kernel.subjects import subject_of
-from x0tta6bl4.kernel.summary import describe
 from x0tta6bl4.kernel.supervise import Failure, guarded
-from x0tta6bl4.observability.memory import MemoryProfiler
-from x0tta6bl4.observability.tracker import ExecutionTracker
 from x0tta6bl4.status.face import Face
+from x0tta6bl4.status.page import STYLE, page
+from x0tta6bl4.status.report import CpuUse, Listening, iso, report
 
 log = logging.getLogger("x0tta6bl4.status.app")
 
@@ -47,12 +35,6 @@ BODY_LIMIT = 64 * 1024
 """Bytes of a request's body; nobody has more to say here."""
 ANSWER_WITHIN = 30.0
 """Seconds for one answer; a reload on a slow disk is the longest there is."""
-DECISIONS_WITHIN = 1.0
-"""Seconds to ask the store what was decided last; a page without it is better than none."""
-SHOWN = 200
-"""Subjects, incidents or conditions on the page; /status has all of them."""
-CPU_WINDOW, CPU_STEP = 60.0, 10.0
-"""Seconds that the CPU share is told about, and between the readings it is told from."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
@@ -121,21 +103,23 @@ class Refusal(Exception):
 
     def body(self, instance: str, request_id: str) -> bytes:
         """RFC 9457, with the member ``error`` for those who read that."""
-        return _json({
-            "type": f"urn:x0tta6bl4:problem:{self.code.lower().replace('_', '-')}",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.message,
-            "instance": instance,
-            "error": {
-                "code": self.code,
-                "message": self.message,
-                "details": self.details,
-                "timestamp": iso(time.time()),
-                "request_id": request_id,
-                "suggestions": self.suggestions,
-            },
-        })
+        return _json(
+            {
+                "type": f"urn:x0tta6bl4:problem:{self.code.lower().replace('_', '-')}",
+                "title": HTTPStatus(self.status).phrase,
+                "status": self.status,
+                "detail": self.message,
+                "instance": instance,
+                "error": {
+                    "code": self.code,
+                    "message": self.message,
+                    "details": self.details,
+                    "timestamp": iso(time.time()),
+                    "request_id": request_id,
+                    "suggestions": self.suggestions,
+                },
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,33 +185,6 @@ def client_key(address: str) -> str:
     return str(parsed)
 
 
-class CpuUse:
-    """The daemon's own CPU time, and its share of one core over the last minute."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] | None = None) -> None:
-        self._clock = clock
-        self._cpu = cpu or _cpu_seconds
-        self._readings: deque[tuple[float, float]] = deque([(clock(), self._cpu())])
-
-    def tick(self) -> None:
-        now = self._clock()
-        if now - self._readings[-1][0] < CPU_STEP:
-            return
-        self._readings.append((now, self._cpu()))
-        while len(self._readings) > 2 and now - self._readings[1][0] >= CPU_WINDOW:
-            self._readings.popleft()
-
-    def read(self) -> dict[str, float | None]:
-        now, used = self._clock(), self._cpu()
-        since, before = self._readings[0]
-        over = now - since
-        return {
-            "seconds": round(used, 3),
-            "percent": round(100 * (used - before) / over, 2) if over >= 1 else None,
-            "over_seconds": round(over, 1),
-        }
-
-
 @dataclass(slots=True)
 class Asked:
     """One request, with what the checks at the door found out about it."""
@@ -269,15 +226,6 @@ class _Health:
     second: int
     is_healthy: bool
     body: bytes
-
-
-@dataclass
-class Listening:
-    """Where the endpoint can be reached, as far as it could be opened."""
-
-    address: str = ""
-    metrics: str = ""
-    trouble: str = ""
 
 
 class StatusApp:
@@ -376,7 +324,8 @@ class StatusApp:
             if taken.retry_after:
                 seconds = math.ceil(taken.retry_after)
                 raise Refusal(
-                    429, "RATE_LIMITED",
+                    429,
+                    "RATE_LIMITED",
                     f"more than {self.limiter.per_minute} requests in a minute from {asked.client}",
                     details={"retry_after_seconds": round(taken.retry_after, 3)},
                     suggestions=[f"ask again in {seconds} s", "an operator can raise status.rate_limit_per_minute"],
@@ -393,8 +342,13 @@ class StatusApp:
         origin = asked.headers.get(b"origin")
         if origin is not None and origin.lower() in self._origins and scope["method"] in ("GET", "HEAD", "OPTIONS"):
             extra += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", b"X-Request-ID")]
-        if self.settings.https_only and not is_probe and host is not None and scope["scheme"] == "http" \
-                and asked.headers.get(b"x-forwarded-proto", b"").strip().lower() != b"https":
+        if (
+            self.settings.https_only
+            and not is_probe
+            and host is not None
+            and scope["scheme"] == "http"
+            and asked.headers.get(b"x-forwarded-proto", b"").strip().lower() != b"https"
+        ):
             query = b"?" + scope["query_string"] if scope["query_string"] else b""
             name = _HOST.fullmatch(host.decode("latin-1"))
             assert name is not None, "a host that has passed the check"
@@ -440,31 +394,45 @@ class StatusApp:
         if status == 400:
             return Refusal(400, "BAD_HOST", f"this is no host: {shown}")
         return Refusal(
-            421, "FOREIGN_HOST", f"{shown} is not a name of this endpoint",
+            421,
+            "FOREIGN_HOST",
+            f"{shown} is not a name of this endpoint",
             suggestions=["use the IP address or localhost", "or set status.host (HOST) to that name"],
         )
 
     async def _answer(self, asked: Asked, route: Route | None) -> Response:
         method: str = asked.request.scope["method"]
         if route is None:
-            raise Refusal(404, "NOT_FOUND", "there is nothing here",
-                          suggestions=["there are: " + ", ".join(sorted(self._routes))])
+            raise Refusal(
+                404, "NOT_FOUND", "there is nothing here", suggestions=["there are: " + ", ".join(sorted(self._routes))]
+            )
         handler = route.methods.get("GET" if method == "HEAD" else method)
         if handler is None:
             if method == "OPTIONS":
                 return self._options(asked, route)
-            raise Refusal(405, "METHOD_NOT_ALLOWED", f"{method} means nothing here",
-                          suggestions=[f"{route.path} takes {route.allow}"],
-                          headers=[(b"allow", route.allow.encode("ascii"))])
+            raise Refusal(
+                405,
+                "METHOD_NOT_ALLOWED",
+                f"{method} means nothing here",
+                suggestions=[f"{route.path} takes {route.allow}"],
+                headers=[(b"allow", route.allow.encode("ascii"))],
+            )
         answer = await guarded(lambda: handler(asked), None if asked.path in PROBES else ANSWER_WITHIN)
         if not isinstance(answer, Failure):
             return answer
         if isinstance(answer.exception, Refusal):
             raise answer.exception
-        log.error("a request could not be answered", exc_info=answer.exception,
-                  extra={"endpoint": route.path, "request_id": asked.id, "reason": answer.message})
-        raise Refusal(500, "INTERNAL_ERROR", "the daemon could not answer; its log says why",
-                      suggestions=[f"look for request_id {asked.id} in the log"])
+        log.error(
+            "a request could not be answered",
+            exc_info=answer.exception,
+            extra={"endpoint": route.path, "request_id": asked.id, "reason": answer.message},
+        )
+        raise Refusal(
+            500,
+            "INTERNAL_ERROR",
+            "the daemon could not answer; its log says why",
+            suggestions=[f"look for request_id {asked.id} in the log"],
+        )
 
     def _options(self, asked: Asked, route: Route) -> Response:
         headers = {"allow": route.allow}
@@ -502,12 +470,14 @@ class StatusApp:
         else:
             components, asked_at = health.components(), now
         overall = health.overall(components)
-        body = _json({
-            "status": overall,
-            "timestamp": iso(second, "seconds"),
-            "components": components,
-            "version": self.face.version,
-        })
+        body = _json(
+            {
+                "status": overall,
+                "timestamp": iso(second, "seconds"),
+                "components": components,
+                "version": self.face.version,
+            }
+        )
         return _Health(signs, asked_at, components, second, overall == "healthy", body)
 
     async def _livez(self, asked: Asked) -> Response:
@@ -516,17 +486,25 @@ class StatusApp:
 
     async def _readyz(self, asked: Asked) -> Response:
         loop = self.face.loop
-        return _checks("readyz", {
-            "loop-running": "" if loop.status == "running" else f"the loop is {loop.status}",
-            "first-cycle": "" if loop.first_turn.is_set() else "no cycle has ended yet",
-            "store": loop.standing.store_trouble,
-        }, asked.query)
+        return _checks(
+            "readyz",
+            {
+                "loop-running": "" if loop.status == "running" else f"the loop is {loop.status}",
+                "first-cycle": "" if loop.first_turn.is_set() else "no cycle has ended yet",
+                "store": loop.standing.store_trouble,
+            },
+            asked.query,
+        )
 
     async def _metrics(self, asked: Asked) -> Response:
         metrics = self.face.metrics
         if not (self.settings.metrics_enabled and metrics.enabled):
-            raise Refusal(404, "METRICS_DISABLED", "metrics are switched off",
-                          suggestions=["set METRICS_ENABLED=true or status.metrics_enabled: true"])
+            raise Refusal(
+                404,
+                "METRICS_DISABLED",
+                "metrics are switched off",
+                suggestions=["set METRICS_ENABLED=true or status.metrics_enabled: true"],
+            )
         accept = asked.headers.get(b"accept", b"").decode("latin-1")
         is_packed = _takes_gzip(asked.headers.get(b"accept-encoding", b"").decode("latin-1"))
 
@@ -571,9 +549,13 @@ class StatusApp:
             return
         challenge = b'Bearer realm="x0tta6bl4"' + (b', error="invalid_token"' if given else b"")
         raise Refusal(
-            401, "UNAUTHORIZED", "this is not the operator's token" if given else "this needs the operator's token",
-            suggestions=["send `Authorization: Bearer TOKEN`; the token is in operator.token in the state directory, "
-                         "which only the daemon's user can read"],
+            401,
+            "UNAUTHORIZED",
+            "this is not the operator's token" if given else "this needs the operator's token",
+            suggestions=[
+                "send `Authorization: Bearer TOKEN`; the token is in operator.token in the state directory, "
+                "which only the daemon's user can read"
+            ],
             headers=[(b"www-authenticate", challenge)],
         )
 
@@ -594,8 +576,12 @@ class StatusApp:
             return None
         kind = asked.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
-            raise Refusal(415, "NOT_JSON", "the body must be application/json",
-                          suggestions=["send `Content-Type: application/json`"])
+            raise Refusal(
+                415,
+                "NOT_JSON",
+                "the body must be application/json",
+                suggestions=["send `Content-Type: application/json`"],
+            )
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -611,7 +597,9 @@ class StatusApp:
         if mistakes:
             number = f"{len(mistakes)} mistake{'s' * (len(mistakes) != 1)}"
             raise Refusal(
-                422, "CONFIG_INVALID", f"the configuration has {number}; the old one stays in force",
+                422,
+                "CONFIG_INVALID",
+                f"the configuration has {number}; the old one stays in force",
                 details={"mistakes": list(mistakes)},
                 suggestions=["`x0tta6bl4 validate FILE` checks it without starting anything"],
             )
@@ -630,8 +618,13 @@ class StatusApp:
             except ConfigError as error:
                 raise _wrong_flags(error.problems or [Problem(f"flags.{name}", error.message)]) from error
             except StoreError as error:
-                raise Refusal(503, "STORE_FAILING", f"{name} was not set: {error.message}",
-                              suggestions=[error.remedy], headers=[(b"retry-after", b"5")]) from error
+                raise Refusal(
+                    503,
+                    "STORE_FAILING",
+                    f"{name} was not set: {error.message}",
+                    suggestions=[error.remedy],
+                    headers=[(b"retry-after", b"5")],
+                ) from error
             log.info("flag set", extra={"flag": name, "value": value, "client": asked.client, "request_id": asked.id})
         return Response(_json(self.face.loop.parts.flags.as_dict()), media_type="application/json")
 
@@ -639,8 +632,9 @@ class StatusApp:
 def _flags_in(body: Any) -> dict[str, bool]:
     """The flags to set, or a Refusal with every mistake: then none is set."""
     if not isinstance(body, dict) or not body:
-        raise Refusal(422, "NO_FLAGS", "the body must be an object of flags",
-                      suggestions=['for example {"auto_healing": true}'])
+        raise Refusal(
+            422, "NO_FLAGS", "the body must be an object of flags", suggestions=['for example {"auto_healing": true}']
+        )
     problems: list[Problem] = []
     for name, value in body.items():
         try:
@@ -657,7 +651,9 @@ def _flags_in(body: Any) -> dict[str, bool]:
 
 def _wrong_flags(problems: Sequence[Problem]) -> Refusal:
     return Refusal(
-        422, "INVALID_FLAGS", "; ".join(map(str, problems[:5]))[:1000],
+        422,
+        "INVALID_FLAGS",
+        "; ".join(map(str, problems[:5]))[:1000],
         details={"mistakes": [{"where": p.where[:200], "message": p.message, "hint": p.hint} for p in problems[:50]]},
         suggestions=sorted({p.hint for p in problems if p.hint}),
     )
@@ -668,8 +664,10 @@ def _checks(name: str, checks: Mapping[str, str], query: QueryParams) -> Respons
     excluded = set(query.getlist("exclude")) if query else set()
     failed = [check for check, reason in checks.items() if reason and check not in excluded]
     lines = [
-        f"[+]{check} excluded: ok" if check in excluded
-        else f"[-]{check} failed: {reason}" if reason
+        f"[+]{check} excluded: ok"
+        if check in excluded
+        else f"[-]{check} failed: {reason}"
+        if reason
         else f"[+]{check} ok"
         for check, reason in checks.items()
     ]
@@ -691,300 +689,5 @@ def _takes_gzip(accept_encoding: str) -> bool:
     return weights.get("gzip", weights.get("*", False))
 
 
-def iso(wall: float, timespec: str = "milliseconds") -> str | None:
-    """As ISO 8601 in UTC; None for a time that no calendar has."""
-    try:
-        return datetime.fromtimestamp(wall, UTC).isoformat(timespec=timespec).removesuffix("+00:00") + "Z"
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
 def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-# -- the report --------------------------------------------------------------------------------------------------------
-
-async def report(face: Face, cpu: CpuUse, connections: int, listening: Listening) -> dict[str, Any]:
-    """Everything there is to know about the daemon and what it cares for, in JSON's own types."""
-    loop = face.loop
-    wall = loop.parts.clock.wall()
-    memory = MemoryProfiler().get_memory_stats()
-    said = await _decisions(loop)
-    incidents = [_incident(i, said.get(i.id)) for i in sorted(loop.incidents.open, key=lambda i: i.opened_at)]
-    told: dict[str, Any] = {
-        "version": face.version,
-        "timestamp": iso(wall),
-        "started_at": iso(face.started_at),
-        "uptime_seconds": round(max(0.0, wall - face.started_at), 3),
-        "pid": os.getpid(),
-        "memory": {"rss_mb": round(memory["current_mb"], 2), "peak_mb": round(memory["peak_mb"], 2)},
-        "cpu": cpu.read(),
-        "connections": connections,
-        "listening": {"address": listening.address, "metrics": listening.metrics, "trouble": listening.trouble},
-        "loop": _loop(loop),
-        "subjects": _subjects(loop, incidents),
-        "incidents": incidents,
-        "held_back": [
-            {"incident": i["id"], "subject": i["subject"], **i["decision"]}
-            for i in incidents if i["decision"] is not None and i["decision"]["answer"] != Answer.ALLOW.value
-        ],
-        "in_treatment": sorted(loop.standing.in_treatment),
-        "approvals_wanted": [
-            {"plan": a.plan, "incident": a.incident, "why": a.why, "expires": iso(a.expires)}
-            for a in loop.standing.approvals.values() if a.state == "wanted" and a.expires > wall
-        ],
-        "pauses": [
-            {"target": p.target, "kind": p.kind, "reason": p.reason, "who": p.who, "since": iso(p.since),
-             "until": iso(p.until)}
-            for p in loop.standing.pauses if p.until > wall
-        ],
-        "flags": loop.parts.flags.as_dict(),
-        "budgets": _budgets(loop),
-        "conditions": [
-            {"code": c.code, "title": c.title, "meaning": c.meaning, "severity": c.severity, "since": iso(c.since)}
-            for c in face.conditions()
-        ],
-        "configuration": dict(face.describe()),
-        "stages": loop.parts.stages.all_statistics() if isinstance(loop.parts.stages, ExecutionTracker) else {},
-    }
-    shown = plain(told)
-    assert isinstance(shown, dict)
-    return shown
-
-
-def _loop(loop: MAPEK) -> dict[str, Any]:
-    turn = loop.last_turn
-    return {
-        "state": loop.lifecycle.current_state.value,
-        "status": loop.status,
-        "cycles": loop.cycle_count,
-        "overruns": loop.overruns,
-        "timeouts": loop.timeouts,
-        "interval_seconds": loop.interval,
-        "seconds_since_progress": round(loop.parts.clock.monotonic() - loop.last_progress, 3),
-        "last_turn": None if turn is None else {
-            "number": turn.number,
-            "trigger": turn.trigger,
-            "scope": None if turn.scope is None else sorted(turn.scope),
-            "findings": len(turn.findings),
-            "responses": list(turn.responses),
-            "seconds": round(turn.seconds, 6),
-            "result": turn.result,
-        },
-    }
-
-
-def _subjects(loop: MAPEK, incidents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    sight, clock = loop.parts.sight, loop.parts.clock
-    now, wall = clock.monotonic(), clock.wall()
-    ids: dict[str, list[str]] = {}
-    for incident in incidents:
-        ids.setdefault(incident["subject"], []).append(incident["id"])
-    # An incident may be about something that nobody put under care: a disk, a monitor that went blind.
-    told = []
-    for name in sorted(sight.subjects.keys() | ids.keys()):
-        subject, how = subject_of(sight.subjects, name), describe(sight, loop.incidents, name, now)
-        told.append({
-            "name": name,
-            "kind": subject.kind,
-            "mode": subject.mode,
-            "group": subject.group,
-            "depends_on": list(subject.depends_on),
-            "state": how.state,
-            "since": iso(wall - max(0.0, now - how.since)),
-            "summary": how.summary,
-            "incidents": ids.get(name, []),
-        })
-    return told
-
-
-def _incident(incident: Incident, said: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        "id": incident.id,
-        "subject": incident.subject,
-        "fault": incident.fault,
-        "state": incident.state.value,
-        "severity": incident.severity.value,
-        "summary": incident.summary,
-        "opened_at": iso(incident.opened_at),
-        "updated_at": iso(incident.updated_at),
-        "reopened": incident.reopened,
-        "rung": incident.rung,
-        "tries": incident.tries,
-        "because": list(incident.because),
-        "decision": said,
-    }
-
-
-async def _decisions(loop: MAPEK) -> dict[str, dict[str, Any]]:
-    """Incident -> what was last decided about it, from the store; what the last turn decided where the store fails."""
-    said: dict[str, dict[str, Any]] = {}
-    if loop.last_turn is not None:
-        for plan, incident, verdicts in loop.last_turn.decisions:
-            verdict = decision(verdicts)
-            said[incident.id] = {
-                "at": None, "check": verdict.check, "answer": verdict.answer.value, "sentence": verdict.sentence,
-                "until": None if verdict.until is None else iso(verdict.until),
-                "action": plan.steps[0].action if plan is not None and plan.steps else "",
-            }
-    subjects = list(dict.fromkeys(i.subject for i in loop.incidents.open))[:SHOWN]
-    try:
-        async with asyncio.timeout(DECISIONS_WITHIN):
-            for subject in subjects:
-                for one in reversed(await loop.parts.knowledge.decisions(subject, limit=20)):
-                    said[one.incident] = {
-                        "at": iso(one.at), "check": one.check, "answer": one.answer.value, "sentence": one.sentence,
-                        "until": None if one.until is None else iso(one.until), "action": one.action,
-                    }
-    except (StoreError, TimeoutError) as error:
-        log.debug("the decisions could not be read", extra={"reason": str(error)})
-    return said
-
-
-def _budgets(loop: MAPEK) -> dict[str, Any]:
-    policy, wall = loop.parts.policy, loop.parts.clock.wall()
-    subjects = loop.parts.sight.subjects
-
-    def of(budget: Budget, key: Callable[[ActionRecord], str], names: Iterable[str]) -> dict[str, Any]:
-        spent = Counter(map(key, loop.guard.ledger.since(wall - budget.window, lambda r: r.disruptive)))
-        return {
-            "of": budget.count,
-            "window_seconds": budget.window,
-            "spent": {
-                name: {"used": spent[name], "of": budget.count, "left": max(0, budget.count - spent[name])}
-                for name in sorted({*names, *spent} - {""})
-            },
-        }
-
-    return {
-        "per_target": of(policy.per_target, lambda r: r.target, subjects),
-        "per_kind": of(policy.per_kind, lambda r: r.action, ()),
-        "per_group": of(policy.per_group, lambda r: r.group, (s.group for s in subjects.values())),
-    }
-
-
-# -- the page ----------------------------------------------------------------------------------------------------------
-
-GOOD = frozenset({"well", "running"})
-DOUBTFUL = frozenset({"unknown", "recovering", "treated", "warning", "waiting", "responding", "stopping"})
-
-
-def _tone(word: str) -> str:
-    """Which colour a word has; the word itself always stands there too."""
-    return "good" if word in GOOD else "doubtful" if word in DOUBTFUL else "quiet" if word == "info" else "bad"
-
-
-def page(told: Mapping[str, Any]) -> Iterator[str]:
-    """The report as one page for people: no script, nothing from elsewhere, every text escaped."""
-    text = html.escape
-    loop, subjects, incidents = told["loop"], told["subjects"], told["incidents"]
-    well = sum(subject["state"] == "well" for subject in subjects)
-
-    def word(value: str) -> str:
-        return f'<span class="word {_tone(value)}">{text(value)}</span>'
-
-    def clock(value: str | None) -> str:
-        if value is None:
-            return "at an unknown time"
-        return f'<time datetime="{text(value)}">{text(value[:10])} {text(value[11:19])} UTC</time>'
-
-    def more(shown: Sequence[Any]) -> str:
-        return f'<p>{len(shown) - SHOWN} more are in <a href="/status">/status</a>.</p>' if len(shown) > SHOWN else ""
-
-    headline = f"{len(incidents)} open incident{'s' * (len(incidents) != 1)}" if incidents else "no open incident"
-    yield (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><meta http-equiv="refresh" content="5">'
-        f"<title>{text(headline)} – x0tta6bl4</title>"
-        '<link rel="stylesheet" href="/style.css"></head><body>'
-        f"<header><h1>x0tta6bl4</h1><p>{word(loop['status'])} {text(headline)}, "
-        f"{well} of {len(subjects)} subject{'s' * (len(subjects) != 1)} well</p></header><main>"
-    )
-    if told["conditions"]:
-        yield '<section><h2>About the daemon itself</h2><ul class="cards">'
-        for condition in told["conditions"][:SHOWN]:
-            yield (
-                f"<li><h3>{word(condition['severity'])} {text(condition['title'])}</h3>"
-                f"<p>{text(condition['meaning'])}</p><p class=\"small\">since {clock(condition['since'])}</p></li>"
-            )
-        yield f"</ul>{more(told['conditions'])}</section>"
-    yield "<section><h2>Open incidents</h2>"
-    if incidents:
-        yield '<ul class="cards">'
-        for incident in incidents[:SHOWN]:
-            said = incident["decision"]
-            decided = "nothing decided yet" if said is None else \
-                f"{text(said['answer'])} by {text(said['check'])}: {text(said['sentence'])}"
-            yield (
-                f"<li><h3>{word(incident['severity'])} {text(incident['subject'])}: {text(incident['fault'])}</h3>"
-                f"<p>{text(incident['summary'])}</p><p>{word(incident['state'])} {decided}</p>"
-                f"<p class=\"small\"><code>{text(incident['id'])}</code> since {clock(incident['opened_at'])}</p></li>"
-            )
-        yield f"</ul>{more(incidents)}</section>"
-    else:
-        yield "<p>None.</p></section>"
-    yield "<section><h2>What is watched</h2>"
-    if subjects:
-        yield '<ul class="rows">'
-        order = {"bad": 0, "doubtful": 1, "quiet": 2, "good": 3}
-        for subject in sorted(subjects, key=lambda s: (order[_tone(s["state"])], s["name"]))[:SHOWN]:
-            yield (
-                f"<li><div>{word(subject['state'])} <b>{text(subject['name'])}</b> "
-                f"<span class=\"small\">{text(subject['kind'])}, {text(subject['mode'])}</span></div>"
-                f"<div>{text(subject['summary'])}</div>"
-                f"<div class=\"small\">since {clock(subject['since'])}</div></li>"
-            )
-        yield f"</ul>{more(subjects)}</section>"
-    else:
-        yield "<p>Nothing is under care yet: name it under <code>subjects</code> in the configuration.</p></section>"
-    if told["pauses"]:
-        yield "<section><h2>Paused</h2><ul>"
-        for pause in told["pauses"][:SHOWN]:
-            yield (
-                f"<li><b>{text(pause['target'])}</b> by {text(pause['who'])} until {clock(pause['until'])}"
-                f"{': ' + text(pause['reason']) if pause['reason'] else ''}</li>"
-            )
-        yield "</ul></section>"
-    is_off = "" if told["flags"].get("auto_healing", True) else ", auto_healing is off"
-    yield (
-        '</main><footer><nav><a href="/status">status</a> <a href="/metrics">metrics</a> <a href="/health">health</a>'
-        f"</nav><p class=\"small\">version {text(told['version'])}{is_off}"
-        f", cycle {loop['cycles']}, pid {told['pid']}, {told['memory']['rss_mb']:.0f} MiB, up since "
-        f"{clock(told['started_at'])}, read at {clock(told['timestamp'])}</p></footer></body></html>\n"
-    )
-
-
-STYLE = """\
-:root { color-scheme: light dark; --ink: #1c2126; --paper: #fff; --line: #d5dae0; --soft: #59636e; --card: #f6f8fa;
-  --good: #1a7f37; --doubtful: #8a5a00; --bad: #b3202a; --quiet: #59636e; --link: #0757b8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ec; --paper: #14181c; --line: #363d45; --soft: #9aa5b1; --card: #1d2329;
-    --good: #4cc26b; --doubtful: #e0a63a; --bad: #ff7b72; --quiet: #9aa5b1; --link: #75b2ff; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-header, footer { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; }
-header p, footer p, h1, h3, .cards p { margin: 0; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.5rem 0 .5rem; } h3 { font-size: 1rem; }
-ul { margin: 0; padding-left: 1.2rem; }
-.cards, .rows { list-style: none; padding: 0; }
-.cards li { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem;
-  margin-bottom: .5rem; }
-.rows li { display: grid; grid-template-columns: 16rem 1fr; gap: 0 1rem; padding: .4rem 0;
-  border-top: 1px solid var(--line); }
-.rows li > :last-child { grid-column: 2; }
-.word { font-weight: 600; border: 1px solid; border-radius: .3rem; padding: 0 .35rem; font-size: .85rem; }
-.good { color: var(--good); } .doubtful { color: var(--doubtful); } .bad { color: var(--bad); }
-.quiet { color: var(--quiet); }
-.small { color: var(--soft); font-size: .85rem; }
-a { color: var(--link); } nav a { display: inline-block; padding: .6rem .8rem .6rem 0; }
-footer { border-top: 1px solid var(--line); margin-top: 1.5rem; }
-@media (max-width: 40rem) { .rows li { grid-template-columns: 1fr; } .rows li > :last-child { grid-column: 1; } }
-"""

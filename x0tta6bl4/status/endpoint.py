@@ -12,8 +12,9 @@ from typing import cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from x0tta6bl4.status.app import GUARDING, CpuUse, EndpointSettings, Listening, Refusal, StatusApp
+from x0tta6bl4.status.app import GUARDING, EndpointSettings, Refusal, StatusApp
 from x0tta6bl4.status.face import Face
+from x0tta6bl4.status.report import CpuUse, Listening
 
 log = logging.getLogger("x0tta6bl4.status.endpoint")
 
@@ -148,11 +149,23 @@ class _Server(uvicorn.Server):
     """uvicorn's server, driven from here: it neither touches signals nor wakes ten times a second nor exits."""
 
     def __init__(self, app: StatusApp, sockets: Collection[socket.socket]) -> None:
-        super().__init__(uvicorn.Config(
-            app, loop="asyncio", http=_Connection, ws="none", lifespan="off", interface="asgi3", log_config=None,
-            log_level="error", access_log=False, proxy_headers=False, server_header=False,
-            timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
-        ))
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http=_Connection,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                backlog=BACKLOG,
+            )
+        )
         self.sockets = list(sockets)
         self.servers: list[asyncio.Server] = []
 
@@ -199,8 +212,9 @@ async def serve(face: Face, settings: EndpointSettings, told: Callable[[str, str
         told("", _why(error, settings.host, settings.port, "PORT or status.port"))
         return
     cpu, listening = CpuUse(), Listening(_url(settings.host, sockets[0]))
-    app = StatusApp(face, settings, connections=lambda: sum(len(s.clients) for s in servers), listening=listening,
-                    cpu=cpu)
+    app = StatusApp(
+        face, settings, connections=lambda: sum(len(s.clients) for s in servers), listening=listening, cpu=cpu
+    )
     servers = [_Server(app, sockets)]
     try:
         if settings.metrics_enabled and settings.prometheus_port is not None:
@@ -225,8 +239,9 @@ async def _second_port(face: Face, settings: EndpointSettings, port: int, listen
     except OSError as error:
         # The same numbers are on the first port, so this is no reason to close that one.
         listening.trouble = _why(error, settings.host, port, "PROMETHEUS_PORT or status.prometheus_port")
-        log.error("the port for metrics cannot be opened; they are on the other one",
-                  extra={"reason": listening.trouble})
+        log.error(
+            "the port for metrics cannot be opened; they are on the other one", extra={"reason": listening.trouble}
+        )
         return []
     listening.metrics = _url(settings.host, sockets[0]) + "metrics"
     return [_Server(StatusApp(face, settings, only=["/metrics"]), sockets)]
@@ -234,8 +249,7 @@ async def _second_port(face: Face, settings: EndpointSettings, port: int, listen
 
 async def _bind(host: str, port: int) -> list[socket.socket]:
     """One listening socket for each address of that name; they share the port also when any free one will do."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):

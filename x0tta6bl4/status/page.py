@@ -1,0 +1,129 @@
+"""Puts the report on one page for people: no script, nothing from elsewhere, every text escaped."""
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+SHOWN = 200
+"""Subjects, incidents or conditions on the page; /status has all of them."""
+
+GOOD = frozenset({"well", "running"})
+DOUBTFUL = frozenset({"unknown", "recovering", "treated", "warning", "waiting", "responding", "stopping"})
+
+
+def _tone(word: str) -> str:
+    """Which colour a word has; the word itself always stands there too."""
+    return "good" if word in GOOD else "doubtful" if word in DOUBTFUL else "quiet" if word == "info" else "bad"
+
+
+def page(told: Mapping[str, Any]) -> Iterator[str]:
+    """The report as one page for people: no script, nothing from elsewhere, every text escaped."""
+    text = html.escape
+    loop, subjects, incidents = told["loop"], told["subjects"], told["incidents"]
+    well = sum(subject["state"] == "well" for subject in subjects)
+
+    def word(value: str) -> str:
+        return f'<span class="word {_tone(value)}">{text(value)}</span>'
+
+    def clock(value: str | None) -> str:
+        if value is None:
+            return "at an unknown time"
+        return f'<time datetime="{text(value)}">{text(value[:10])} {text(value[11:19])} UTC</time>'
+
+    def more(shown: Sequence[Any]) -> str:
+        return f'<p>{len(shown) - SHOWN} more are in <a href="/status">/status</a>.</p>' if len(shown) > SHOWN else ""
+
+    headline = f"{len(incidents)} open incident{'s' * (len(incidents) != 1)}" if incidents else "no open incident"
+    yield (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><meta http-equiv="refresh" content="5">'
+        f"<title>{text(headline)} – x0tta6bl4</title>"
+        '<link rel="stylesheet" href="/style.css"></head><body>'
+        f"<header><h1>x0tta6bl4</h1><p>{word(loop['status'])} {text(headline)}, "
+        f"{well} of {len(subjects)} subject{'s' * (len(subjects) != 1)} well</p></header><main>"
+    )
+    if told["conditions"]:
+        yield '<section><h2>About the daemon itself</h2><ul class="cards">'
+        for condition in told["conditions"][:SHOWN]:
+            yield (
+                f"<li><h3>{word(condition['severity'])} {text(condition['title'])}</h3>"
+                f'<p>{text(condition["meaning"])}</p><p class="small">since {clock(condition["since"])}</p></li>'
+            )
+        yield f"</ul>{more(told['conditions'])}</section>"
+    yield "<section><h2>Open incidents</h2>"
+    if incidents:
+        yield '<ul class="cards">'
+        for incident in incidents[:SHOWN]:
+            said = incident["decision"]
+            decided = (
+                "nothing decided yet"
+                if said is None
+                else f"{text(said['answer'])} by {text(said['check'])}: {text(said['sentence'])}"
+            )
+            yield (
+                f"<li><h3>{word(incident['severity'])} {text(incident['subject'])}: {text(incident['fault'])}</h3>"
+                f"<p>{text(incident['summary'])}</p><p>{word(incident['state'])} {decided}</p>"
+                f'<p class="small"><code>{text(incident["id"])}</code> since {clock(incident["opened_at"])}</p></li>'
+            )
+        yield f"</ul>{more(incidents)}</section>"
+    else:
+        yield "<p>None.</p></section>"
+    yield "<section><h2>What is watched</h2>"
+    if subjects:
+        yield '<ul class="rows">'
+        order = {"bad": 0, "doubtful": 1, "quiet": 2, "good": 3}
+        for subject in sorted(subjects, key=lambda s: (order[_tone(s["state"])], s["name"]))[:SHOWN]:
+            yield (
+                f"<li><div>{word(subject['state'])} <b>{text(subject['name'])}</b> "
+                f'<span class="small">{text(subject["kind"])}, {text(subject["mode"])}</span></div>'
+                f"<div>{text(subject['summary'])}</div>"
+                f'<div class="small">since {clock(subject["since"])}</div></li>'
+            )
+        yield f"</ul>{more(subjects)}</section>"
+    else:
+        yield "<p>Nothing is under care yet: name it under <code>subjects</code> in the configuration.</p></section>"
+    if told["pauses"]:
+        yield "<section><h2>Paused</h2><ul>"
+        for pause in told["pauses"][:SHOWN]:
+            yield (
+                f"<li><b>{text(pause['target'])}</b> by {text(pause['who'])} until {clock(pause['until'])}"
+                f"{': ' + text(pause['reason']) if pause['reason'] else ''}</li>"
+            )
+        yield "</ul></section>"
+    is_off = "" if told["flags"].get("auto_healing", True) else ", auto_healing is off"
+    yield (
+        '</main><footer><nav><a href="/status">status</a> <a href="/metrics">metrics</a> <a href="/health">health</a>'
+        f'</nav><p class="small">version {text(told["version"])}{is_off}'
+        f", cycle {loop['cycles']}, pid {told['pid']}, {told['memory']['rss_mb']:.0f} MiB, up since "
+        f"{clock(told['started_at'])}, read at {clock(told['timestamp'])}</p></footer></body></html>\n"
+    )
+
+
+STYLE = """\
+:root { color-scheme: light dark; --ink: #1c2126; --paper: #fff; --line: #d5dae0; --soft: #59636e; --card: #f6f8fa;
+  --good: #1a7f37; --doubtful: #8a5a00; --bad: #b3202a; --quiet: #59636e; --link: #0757b8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e8ec; --paper: #14181c; --line: #363d45; --soft: #9aa5b1; --card: #1d2329;
+    --good: #4cc26b; --doubtful: #e0a63a; --bad: #ff7b72; --quiet: #9aa5b1; --link: #75b2ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+header, footer { display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; }
+header p, footer p, h1, h3, .cards p { margin: 0; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 1.5rem 0 .5rem; } h3 { font-size: 1rem; }
+ul { margin: 0; padding-left: 1.2rem; }
+.cards, .rows { list-style: none; padding: 0; }
+.cards li { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem;
+  margin-bottom: .5rem; }
+.rows li { display: grid; grid-template-columns: 16rem 1fr; gap: 0 1rem; padding: .4rem 0;
+  border-top: 1px solid var(--line); }
+.rows li > :last-child { grid-column: 2; }
+.word { font-weight: 600; border: 1px solid; border-radius: .3rem; padding: 0 .35rem; font-size: .85rem; }
+.good { color: var(--good); } .doubtful { color: var(--doubtful); } .bad { color: var(--bad); }
+.quiet { color: var(--quiet); }
+.small { color: var(--soft); font-size: .85rem; }
+a { color: var(--link); } nav a { display: inline-block; padding: .6rem .8rem .6rem 0; }
+footer { border-top: 1px solid var(--line); margin-top: 1.5rem; }
+@media (max-width: 40rem) { .rows li { grid-template-columns: 1fr; } .rows li > :last-child { grid-column: 1; } }
+"""
