@@ -1,0 +1,38 @@
+"""Prints every number that README claims: `python -m benchmarks`, or `python -m benchmarks mttr` for one part."""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+PARTS = {
+    "mttr": "how long faults last",
+    "campaign": "what it does, and leaves alone, in many kinds of trouble",
+    "crash": "killed at random instants in the middle of its work",
+    "resources": "what it costs",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"which: {', '.join(PARTS)}; default all")
+    wanted = parser.parse_args(words).parts or list(PARTS)
+    unknown = [part for part in wanted if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
+    failed = []
+    for part in wanted:
+        print(f"\n== {part}: {PARTS[part]}", flush=True)
+        began = time.monotonic()
+        # Each in a process of its own, so that what one leaves in memory is not measured in the next.
+        code = subprocess.run([sys.executable, "-m", f"benchmarks.{part}"], check=False).returncode
+        print(f"-- {part} took {time.monotonic() - began:.0f} s{f', and missed a target (exit {code})' if code else ''}")
+        if code:
+            failed.append(part)
+    print(f"\nmissed: {', '.join(failed)}" if failed else "\nall targets reached")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
