@@ -44,7 +44,9 @@ from x0tta6bl4.demo.breaker import ask, break_, free_port
 from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 
-DAEMON = (sys.executable, "-c", "import pathlib, sys; from x0tta6bl4 import app; app.run(pathlib.Path(sys.argv[1]), {})")
+DAEMON = (
+    sys.executable, "-c", "import pathlib, sys; from x0tta6bl4 import app; app.run(pathlib.Path(sys.argv[1]), {})",
+)
 KINDS = ("kill", "hang", "memory")
 TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE = 60.0
@@ -144,7 +146,7 @@ def draw_rounds(count: int, seed: int, aims: Sequence[tuple[int, Aim]] = AIMS, a
     return rounds
 
 
-# -- what is seen from outside ------------------------------------------------------------------------------------------
+# -- what is seen from outside -----------------------------------------------------------------------------------------
 
 @dataclass
 class Copies:
@@ -535,7 +537,7 @@ async def _leave_audit(path: Path, number: int) -> None:
         await database.close()
 
 
-# -- all of it ----------------------------------------------------------------------------------------------------------
+# -- all of it ---------------------------------------------------------------------------------------------------------
 
 @dataclass
 class Report:
@@ -645,7 +647,8 @@ def main(words: Sequence[str]) -> int:
     for phase, times in report.phases.most_common():
         print(f"  {times:4}  died {phase}")
     print(f"  {report.looked_up:4}  interrupted steps settled by a look; {report.deeds} deeds seen in the world")
-    print("\n".join(f"WRONG: {line}" for line in report.wrong) or "nothing repeated blindly, nothing lost, all readable")
+    verdict = [f"WRONG: {line}" for line in report.wrong]
+    print("\n".join(verdict) or "nothing repeated blindly, nothing lost, all readable")
     return 1 if report.wrong else 0
 
 

@@ -50,7 +50,8 @@ def stop(ground: Ground, name: str) -> float:
 def again(broken: Broken) -> Broken:
     def twice(ground: Ground, name: str) -> float:
         broken(ground, name)
-        time.sleep(1.0)
+        # About 1 s: exactly so long would always meet the probes at the same moment of their pace.
+        time.sleep(random.uniform(0.75, 1.25))
         return broken(ground, name)
 
     return twice

@@ -140,7 +140,8 @@ class Daemon:
         async def told() -> None:
             database = await SqliteDatabase.open(self.folder / "state" / "knowledge.db", migrations(), check=False)
             try:
-                await SqliteKnowledge("outside", KnowledgeConfig(), database, SystemClock()).set_flag(flag, value, "bench")
+                knowledge = SqliteKnowledge("outside", KnowledgeConfig(), database, SystemClock())
+                await knowledge.set_flag(flag, value, "bench")
             finally:
                 await database.close()
 
@@ -173,7 +174,7 @@ def _memory(pid: int) -> dict[str, float]:
     }
 
 
-# -- what is measured ---------------------------------------------------------------------------------------------------
+# -- what is measured --------------------------------------------------------------------------------------------------
 
 Found = dict[str, float]
 Say = Callable[[str], None]
@@ -243,7 +244,8 @@ def cycle(times: int, say: Say) -> Found:
         database = await SqliteDatabase.open(Path(folder) / "knowledge.db", migrations())
         try:
             clock, meter = SystemClock(), _Phases()
-            limits = {"a": Limit(metric="series3", above=200.0), "b": Limit(metric="series7", below=-1.0, subjects=["subject1*"])}
+            limits = {"a": Limit(metric="series3", above=200.0),
+                      "b": Limit(metric="series7", below=-1.0, subjects=["subject1*"])}
             loop = MAPEK(Parts(
                 clock=clock, knowledge=SqliteKnowledge("store", KnowledgeConfig(), database, clock),
                 planner=Ladder("ladder", LadderConfig()), instances=[Instance(_Many(1000, 10), None, 10.0)],
@@ -262,7 +264,8 @@ def cycle(times: int, say: Say) -> Found:
     total = phases["total"][1:]
     say(f"a cycle over 10,000 samples of 1,000 subjects, {times} times: median {statistics.median(total) * 1e3:.1f} ms,"
         f" p95 {_quantile(total, 0.95) * 1e3:.1f} ms, the first {phases['total'][0] * 1e3:.1f} ms")
-    say("    " + ", ".join(f"{name} {statistics.median(took[1:]) * 1e3:.1f} ms" for name, took in phases.items() if name != "total"))
+    say("    " + ", ".join(f"{name} {statistics.median(took[1:]) * 1e3:.1f} ms"
+                           for name, took in phases.items() if name != "total"))
     return {"cycle: 10,000 samples, ms": statistics.median(total) * 1e3}
 
 
@@ -293,7 +296,8 @@ async def _clients(port: int, path: str, clients: int, seconds: float, pace: flo
                 reader, writer = pipe
                 writer.write(question)
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+                lines = head.lower().split(b"\r\n")
+                length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
                 await reader.readexactly(length)
                 bad += not head.startswith(b"HTTP/1.1 200")
                 took.append(loop.time() - began)
@@ -373,7 +377,8 @@ def _flag(daemon: Daemon) -> float:
     with socket.create_connection(("127.0.0.1", daemon.status_port), 5.0) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         page = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-    line = next((line for line in page.splitlines() if line.startswith('x0tta6bl4_feature_flag{flag="auto_healing"}')), "")
+    name = 'x0tta6bl4_feature_flag{flag="auto_healing"}'
+    line = next((line for line in page.splitlines() if line.startswith(name)), "")
     return float(line.rpartition(" ")[2] or "nan")
 
 
@@ -428,7 +433,7 @@ def imports(targets: int, say: Say) -> Found:
     return {}
 
 
-# -- all of it ----------------------------------------------------------------------------------------------------------
+# -- all of it ---------------------------------------------------------------------------------------------------------
 
 PARTS = ("start", "idle", "cycle", "health", "switch", "imports")
 

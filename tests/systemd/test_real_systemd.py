@@ -11,6 +11,7 @@ from container import PROGRAM, ROOT, Machine, config_with
 pytestmark = pytest.mark.systemd
 
 DAEMON = "x0tta6bl4.service"
+DROP_INS = ROOT / "systemd" / "drop-ins"
 LISTED = ("victim", "steady", "stubborn", "limited", "slow", "idle", "absent")
 """What the polkit rule names in these tests. `absent` is a unit that does not exist."""
 PORT = 8391
@@ -56,9 +57,9 @@ def victim(machine: Machine) -> Machine:
 
 def test_the_units_exposure_is_at_most_2_and_systemd_understands_every_line(machine: Machine) -> None:
     told = machine.run("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager",
-                       f"/etc/systemd/system/{DAEMON}")
+                       f"/src/systemd/{DAEMON}")
     assert float(re.findall(r"Overall exposure level .*: ([0-9.]+)", told)[0]) <= 2.0
-    for drop_in in sorted((ROOT / "systemd" / f"{DAEMON}.d").iterdir()):
+    for drop_in in sorted(DROP_INS.iterdir()):
         machine.write(f"/run/systemd/system/{DAEMON}.d/{drop_in.name}", drop_in.read_text())
     try:
         assert machine.run("systemd-analyze", "verify", f"/etc/systemd/system/{DAEMON}") == ""
@@ -69,6 +70,7 @@ def test_the_units_exposure_is_at_most_2_and_systemd_understands_every_line(mach
 def test_it_is_active_only_after_its_first_full_cycle(machine: Machine) -> None:
     check = {"use": "command", "subject": "patience", "argv": ["/usr/bin/sleep", "4"]}
     machine.start_daemon({"monitors": {"slow-check": check}})
+
     def at(name: str) -> int:
         return int(machine.property(DAEMON, name))
 
@@ -277,7 +279,7 @@ def test_programs_of_the_daemon_outlive_it_and_are_taken_up_again(machine: Machi
 
 def test_as_root_it_needs_no_rule(machine: Machine) -> None:
     machine.run("systemctl", "restart", "foreign")
-    lines = (ROOT / "systemd" / f"{DAEMON}.d" / "root.conf").read_text().partition("[Service]\n")[2]
+    lines = (DROP_INS / "root.conf").read_text().partition("[Service]\n")[2]
     machine.start_daemon(config_with({"foreign": subject("foreign")}), drop_in=lines)
     before = machine.kill("foreign")
     machine.wait_active("foreign", other_than=before)
@@ -289,7 +291,7 @@ def test_it_cleans_only_where_the_drop_in_permits(machine: Machine) -> None:
     machine.run("sh", "-c", "mkdir -p /var/cache/example /var/cache/other && chmod 777 /var/cache/*")
     for folder in ("example", "other"):
         machine.run("sh", "-c", f"truncate -s 1M /var/cache/{folder}/a /var/cache/{folder}/b")
-    lines = (ROOT / "systemd" / f"{DAEMON}.d" / "cleanup.conf").read_text().partition("[Service]\n")[2]
+    lines = (DROP_INS / "cleanup.conf").read_text().partition("[Service]\n")[2]
     machine.start_daemon({}, drop_in=lines)
     pid = str(machine.main_pid(DAEMON))
     for folder, permitted in (("example", True), ("other", False)):

@@ -275,7 +275,7 @@ _Waiting = tuple[socket.socket, "ReplyParser", "asyncio.Future[float]"]
 
 
 class _Answers:
-    """All sockets that wait for an answer, in one epoll set: what comes soon is read together, what comes later at once.
+    """All sockets that wait for an answer, in one epoll set: what comes soon is read together, the rest at once.
 
     Registering each socket with the event loop itself took about a tenth of the CPU time of a probe.
     It lives as long as its loop, which holds on to it.

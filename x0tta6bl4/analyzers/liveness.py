@@ -75,7 +75,10 @@ class Liveness:
         signs = tuple(Condition(m, ">=", 1.0) for m in (*ALIVE, *ANSWERS) if view.latest(subject.name, m) is not None)
         if not signs:
             return None
-        self._first_seen.setdefault(subject.name, view.now)
+        if subject.name not in self._first_seen:
+            # The first looks came before the first turn: an answer given to them is an answer since "our first look".
+            streaks = [s for m in (*ALIVE, *ANSWERS) if (s := view.streak(subject.name, m)) is not None]
+            self._first_seen[subject.name] = min(t for s in streaks for t in (s.since, s.last_yes) if t is not None)
         for metric in ALIVE:
             found = self._evidence(view, subject, metric)
             if found is not None and not found[1].up:
@@ -112,12 +115,14 @@ class Liveness:
                         since=since, summary=f"{subject.name} does not answer, and neither would others: {excuse}",
                         because=(seen,), healthy_when=signs)
         fault = self._fault(subject, view, metric, silent)
+        answered = (f"last good answer {view.now - last_yes:.1f} s ago" if streak.last_yes == last_yes
+                    else f"no good answer in the {view.now - born:.0f} s since it was started or first looked at")
         words = {"hung": "lives but does not answer", "gray": "lives but its work fails",
                  "dead": "cannot be reached"}[fault]
         return Finding(
             analyzer=self.name, subject=subject.name, fault=fault,
             severity=Severity.CRITICAL if fault != "gray" else Severity.MAJOR, since=since,
-            summary=f"{subject.name} {words}: {seen.detail or metric} (last good answer {view.now - since:.1f} s ago)",
+            summary=f"{subject.name} {words}: {seen.detail or metric} ({answered})",
             because=(seen,), healthy_when=signs)
 
     def _dead(

@@ -29,14 +29,32 @@ class Ledger:
     def __init__(self, records: Iterable[ActionRecord] = (), keep: float = 86400.0) -> None:
         self._keep = keep
         self._records: deque[ActionRecord] = deque(sorted(records, key=lambda r: r.at))
+        self._told_wall = float("inf")
 
     def __len__(self) -> int:
         return len(self._records)
 
     def begun(self, record: ActionRecord) -> None:
+        """Counts from now on. Called when it is allowed, and once more when its intent is written."""
+        self.never_begun(record.step_id)
         while self._records and record.at - self._records[0].at > self._keep:
             self._records.popleft()
         self._records.append(record)
+
+    def never_begun(self, step_id: str) -> None:
+        """It was allowed and did not come to it."""
+        for index in range(len(self._records) - 1, -1, -1):
+            if self._records[index].step_id == step_id and self._records[index].result is None:
+                del self._records[index]
+                return
+
+    def not_after(self, wall: float) -> None:
+        """The clock was set back: what would lie ahead counts as done now, or it would be waited for until then."""
+        told, self._told_wall = self._told_wall, wall
+        if wall < told:
+            self._records = deque(
+                replace(r, at=min(r.at, wall), ended_at=None if r.ended_at is None else min(r.ended_at, wall))
+                for r in self._records)
 
     def ended(self, step_id: str, result: Result, at: float) -> None:
         for index in range(len(self._records) - 1, -1, -1):
@@ -61,19 +79,28 @@ class Ledger:
         return next((r for r in reversed(self._records) if r.incident == incident), None)
 
     def equal_tries(self, subject: str, now: float, calm: float) -> tuple[str, int]:
-        """The latest action for the subject, and how often in a row it was taken with less than ``calm`` s between."""
-        latest, count, at = "", 0, now
+        """The latest action for the subject, and how often in a row it was taken with less than ``calm`` s between.
+
+        On the same target: to restart what it depends on is another step than to restart it.
+        """
+        latest, target, count, at = "", "", 0, now
         for record in reversed(self._records):
             if record.subject != subject:
                 continue
             if at - (record.ended_at or record.at) > calm:
                 break
             if not latest:
-                latest = record.action
-            if record.action != latest:
+                latest, target = record.action, record.target
+            if (record.action, record.target) != (latest, target):
                 break
             count, at = count + 1, record.at
         return latest, count
+
+    def done_for(self, incident: str) -> int:
+        return sum(r.incident == incident and r.disruptive for r in self._records)
+
+    def latest_target(self, subject: str) -> str:
+        return next((r.target for r in reversed(self._records) if r.subject == subject), "")
 
 
 @dataclass
@@ -184,7 +211,7 @@ def _maintenance(guard: Guard, case: Case) -> Verdict | None:
             why = f": {pause.reason}" if pause.reason else ""
             return Verdict("maintenance", Answer.HOLD, f"paused by {pause.who} until {until}{why}", pause.until)
     for window in guard.policy.maintenance:
-        if any(fnmatchcase(case.target.name, pattern) for pattern in window.targets):
+        if any(fnmatchcase(n, pattern) for n in {case.subject.name, case.target.name} for pattern in window.targets):
             ends = window_end(window, case.wall)
             if ends is not None:
                 until = datetime.fromtimestamp(ends).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -204,7 +231,8 @@ def window_end(window: Maintenance, wall: float) -> float | None:
         day = (here - timedelta(days=back)).date()
         begins = datetime.combine(day, window.start, here.tzinfo)
         ends = datetime.combine(day + timedelta(days=window.end <= window.start), window.end, here.tzinfo)
-        if DAYS[day.weekday()] in window.days and begins <= here < ends:
+        # Compared as moments: by the clock's face, the hour that comes twice would open a window again.
+        if DAYS[day.weekday()] in window.days and begins.timestamp() <= wall < ends.timestamp():
             return ends.timestamp()
     return None
 
@@ -279,7 +307,8 @@ def _variety(guard: Guard, case: Case) -> Verdict | None:
     if case.under_way:
         return None
     latest, count = guard.ledger.equal_tries(case.subject.name, case.wall, guard.policy.backoff.decay)
-    if latest == case.step.action and count >= guard.policy.equal_tries:
+    if (latest == case.step.action and count >= guard.policy.equal_tries
+            and guard.ledger.latest_target(case.subject.name) == case.target.name):
         return Verdict("variety", Answer.HOLD,
                        f"{latest} was tried {count} times in a row; another step or a human comes first",
                        case.wall + guard.policy.backoff.cap)
@@ -312,9 +341,9 @@ def _budgets(guard: Guard, case: Case) -> Verdict | None:
 def _share(guard: Guard, case: Case) -> Verdict | None:
     if not case.action.disruptive:
         return None
-    busy = {n: g for n, g in guard.standing.in_treatment.items() if n != case.subject.name}
-    group = case.subject.group
-    if group:
+    own = {case.subject.name, *(step.target for step in case.plan.steps)}
+    busy = {n: g for n, g in guard.standing.in_treatment.items() if n not in own}
+    for group in sorted({case.subject.group, case.target.group} - {""}):
         mates = [n for n, g in busy.items() if g == group]
         if mates:
             return Verdict("share", Answer.HOLD, f"one at a time in group {group}: {mates[0]} is being treated")
@@ -353,7 +382,7 @@ def _circuit(guard: Guard, case: Case) -> Verdict | None:
             failed, last_end = failed + 1, record.ended_at or record.at
         elif record.result is None:
             running = True
-        else:
+        elif record.result != Result.REFUSED:  # what was refused was not tried
             failed = 0
     if failed < circuit.failures:
         return None

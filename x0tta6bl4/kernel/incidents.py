@@ -62,6 +62,12 @@ class Incidents:
     def get(self, subject: str, fault: str) -> Incident | None:
         return self._open.get((subject, fault))
 
+    def known(self, incident: Incident) -> Incident:
+        """That incident as it is by now, open or closed."""
+        key = (incident.subject, incident.fault)
+        return next((i for i in (self._open.get(key), self._closed.get(key)) if i is not None and i.id == incident.id),
+                    incident)
+
     def of_subject(self, subject: str) -> list[Incident]:
         return [i for (name, _), i in self._open.items() if name == subject]
 

@@ -48,6 +48,8 @@ BLIND_AFTER = 2.0
 LATER = 5.0
 """Seconds after which a hold without an end of its own is looked at again."""
 STORE_RETRY = 2.0
+ASKING = "ask"
+"""The rung of a plan that only asks or tells a human, beside the ladder."""
 RANK = {Severity.CRITICAL: 0, Severity.MAJOR: 1, Severity.WARNING: 2, Severity.INFO: 3}
 
 
@@ -130,6 +132,8 @@ class MAPEK:
         self._held: set[str] = set()
         self._failing_analyzers: set[str] = set()
         self._told_decisions: dict[str, tuple[str, str, str]] = {}
+        self._unsaved: dict[str, Incident] = {}
+        """Incidents that the journal could not take yet."""
 
     @property
     def status(self) -> str:
@@ -173,11 +177,11 @@ class MAPEK:
         finally:
             self._group = None
             self._status = "stopped"
+            self._ready = False  # what was left unproved is taken up anew, also by this object
             if self.parts.schedule is not None:
                 self.parts.schedule.close()
             self.lifecycle.transition_to(State.STOPPED, "stopped", force=True)
             if self.parts.close is not None:
-                self._ready = False
                 await self.parts.close()
 
     def stop(self) -> None:
@@ -238,6 +242,9 @@ class MAPEK:
                 if self.standing.store_trouble:
                     await asyncio.sleep(STORE_RETRY)
                     await self.parts.knowledge.remember("store.trouble", None)
+                    for left in await self.parts.knowledge.unfinished():
+                        if not {left.plan.incident, f"{left.plan.incident}/ask"} & self._treated.keys():
+                            await self._take_up(left)
                     log.info("the journal can be written again", extra={"was": self.standing.store_trouble})
                     self.standing.store_trouble = ""
                     self._due()
@@ -358,6 +365,7 @@ class MAPEK:
 
     async def _phases(self, draft: Turn, thread: str) -> Turn:
         parts, clock, scope = self.parts, self.parts.clock, draft.scope
+        self.guard.ledger.not_after(clock.wall())
         timed: dict[str, float] = {}
 
         def mark(phase: str, since: float) -> float:
@@ -378,7 +386,7 @@ class MAPEK:
                 parts.sight.nudge(finding.subject)
         at = mark("analyze", at)
         with self._stage("3.0_PLAN", thread):
-            planned = [self._plan(incident, view) for incident in self._to_plan(view)]
+            planned = [await self._planned(incident, view) for incident in self._to_plan(view)]
         at = mark("plan", at)
         with self._stage("4.0_EXECUTE", thread):
             # One after another, so that what is begun for one counts when the next is judged. The journal is written
@@ -408,7 +416,7 @@ class MAPEK:
         findings: list[Finding] = []
         for analyzer in self.parts.analyzers:
             async def judged(analyzer: Analyzer = analyzer) -> Sequence[Finding]:
-                return analyzer.analyze(view)
+                return [f for f in analyzer.analyze(view) if not self._is_our_own_doing(f)]
 
             found = await guarded(judged, None)
             if isinstance(found, Failure):
@@ -421,7 +429,7 @@ class MAPEK:
             if analyzer.name in self._failing_analyzers:
                 self._failing_analyzers.discard(analyzer.name)
                 log.info("an analyzer works again", extra={"instance": analyzer.name})
-            findings.extend(f for f in found if not self._is_our_own_doing(f))
+            findings.extend(found)
         findings.extend(self._blindness(view))
         for finding in findings:
             self.parts.meter.count("x0tta6bl4_findings_total", fault=finding.fault)
@@ -469,11 +477,26 @@ class MAPEK:
             chosen.setdefault(incident.subject, incident)
         return list(chosen.values())
 
-    def _situation(self, subject: str) -> Situation:
-        subjects = self.parts.sight.subjects
-        wall = self.parts.clock.wall()
-        latest, equal = self.guard.ledger.equal_tries(subject, wall, self.parts.policy.backoff.decay)
-        return Situation(subject_of(subjects, subject), wall, subjects, equal, latest)
+    def _situation(self, incident: Incident) -> Situation:
+        subjects, ledger = self.parts.sight.subjects, self.guard.ledger
+        subject, wall = incident.subject, self.parts.clock.wall()
+        latest, equal = ledger.equal_tries(subject, wall, self.parts.policy.backoff.decay)
+        return Situation(subject_of(subjects, subject), wall, subjects, equal, latest, ledger.latest_target(subject),
+                         ledger.done_for(incident.id))
+
+    async def _planned(self, incident: Incident, view: View) -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
+        """A planner that fails about one incident fails about that one only."""
+        async def planned() -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
+            return self._plan(incident, view)
+
+        found = await guarded(planned, None)
+        if not isinstance(found, Failure):
+            return found
+        self.parts.meter.count("x0tta6bl4_plugin_failures_total", instance=self.parts.planner.name, kind=found.error)
+        if self._told_decisions.get(incident.id, ("",))[0] != "planner":
+            log.error("the planner fails", exc_info=found.exception,
+                      extra={"subject": incident.subject, "incident": incident.id, "reason": found.message})
+        return None, incident, (Verdict("planner", Answer.DENY, f"the planner fails: {found.error}: {found.message}"),)
 
     def _plan(self, incident: Incident, view: View) -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
         waits = self.incidents.waits_for(incident, view)
@@ -485,7 +508,7 @@ class MAPEK:
         if incident.state is IncidentState.WAITING:
             incident = replace(incident, state=IncidentState.OPEN)
             self.incidents.put(incident)
-        plan = self.parts.planner.plan(incident, self._situation(incident.subject))
+        plan = self.parts.planner.plan(incident, self._situation(incident))
         if plan is None:
             return None, incident, (Verdict("planner", Answer.DENY, f"no rule says what to do about {incident.fault!r}"),)
         return plan, incident, ()
@@ -507,6 +530,7 @@ class MAPEK:
             self.wake_at(plan.subject, self.parts.clock.monotonic() + 0.5)
             return False
         self.incidents.put(replace(incident, state=IncidentState.RESPONDING))
+        self.responder.mean(plan, plan.steps[0])
         self._treat(incident, self._carry_out(plan, incident), concerned)
         return True
 
@@ -548,7 +572,7 @@ class MAPEK:
 
     async def _carry_out(self, plan: Plan, incident: Incident) -> None:
         responding = replace(incident, state=IncidentState.RESPONDING)
-        done = await self.responder.carry_out(plan, responding, self._situation(incident.subject))
+        done = await self.responder.carry_out(plan, responding, self._situation(incident))
         self.incidents.put(done.incident)
         if done.incident.state is IncidentState.CLOSED:
             self._closed(done.incident)
@@ -569,7 +593,12 @@ class MAPEK:
         outcome = await self.responder.settle_unknown(left.step, incident, left.intent_at)
         self._tell("step", incident.subject, {"step": left.step.id, "action": left.step.action,
                                               "state": outcome.result.value, "detail": outcome.detail})
-        moved = await self.responder.moved_on(left.plan, incident, outcome, self._situation(incident.subject))
+        if left.plan.rung == ASKING:  # it was no rung of the ladder: whoever approves meanwhile approves that one
+            current = self.incidents.get(incident.subject, incident.fault)
+            if current is not None and current.state is IncidentState.RESPONDING:
+                self.incidents.put(replace(current, state=IncidentState.OPEN))
+            return
+        moved = await self.responder.moved_on(left.plan, incident, outcome, self._situation(incident))
         self.incidents.put(moved)
         if moved.state is IncidentState.CLOSED:
             self._closed(moved)
@@ -593,16 +622,18 @@ class MAPEK:
                                "summary": incident.summary})
             self._tell("incident", incident.subject, {"incident": incident.id, "state": "open",
                                                       "fault": incident.fault, "summary": incident.summary})
-        for incident in (*opened, *changed):
-            current = self.incidents.get(incident.subject, incident.fault) or incident
+        self._unsaved |= {incident.id: incident for incident in (*opened, *changed, *closed)}
+        for incident in tuple(self._unsaved.values()):
+            current = self.incidents.known(incident)
             if current.state is not IncidentState.RESPONDING:  # a response writes its own
                 await knowledge.save_incident(current)
+                del self._unsaved[incident.id]
+            if incident.state is IncidentState.CLOSED:
+                self._closed(incident)
+        for incident in (*opened, *changed):
             finding = self.incidents.finding(incident)
             if finding is not None:
                 await knowledge.add_finding(incident.id, finding, wall)
-        for incident in closed:
-            await knowledge.save_incident(incident)
-            self._closed(incident)
         for plan, incident, verdicts in drafts:
             await self._decided(plan, incident, verdicts)
         if view.scope is None:
@@ -613,7 +644,7 @@ class MAPEK:
                 self.parts.meter.set("x0tta6bl4_subject_up", float(row.state == "well"), subject=row.name)
             for expired in await knowledge.expire_approvals(wall):
                 self.standing.approvals[expired.plan] = expired
-                self._due()
+                self.wake({i.subject for i in self.incidents.open if i.id == expired.incident})
             if self.cycle_count % 60 == 1:
                 await self._retain(wall)
         self.parts.meter.set("x0tta6bl4_incidents_open", float(len(self.incidents.open)))
@@ -676,7 +707,7 @@ class MAPEK:
             args={"title": f"{incident.subject}: {incident.fault}", "incident": incident.id,
                   "text": f"{incident.summary}. {verdict.sentence}", "severity": incident.severity.value,
                   "reasons": list(incident.because)})
-        asking = replace(plan, id=f"{plan.id}-ask", rung="ask", steps=(step,))
+        asking = replace(plan, id=f"{plan.id}-ask", rung=ASKING, steps=(step,))
         verdicts = self.responder.judge(asking, incident)
         key = f"{incident.id}/ask"
         if decision(verdicts).answer is Answer.ALLOW and key not in self._treated and self._group is not None:
@@ -687,9 +718,12 @@ class MAPEK:
             self.parts.meter.count("x0tta6bl4_events_dropped_total")
 
 
-def plan_id(incident: Incident, rung: str) -> str:
-    """The same for the same step of the same story, so that an approval finds the plan it was given to."""
-    place = f"{incident.id}/{incident.reopened}/{incident.passes}/{rung}/{incident.tries}"
+def plan_id(incident: Incident, rung: str, done: int = 0) -> str:
+    """The same for the same step of the same story, so that an approval finds the plan it was given to.
+
+    Another one as soon as something was done: a rung may be tried again, and each try has an intent of its own.
+    """
+    place = f"{incident.id}/{incident.reopened}/{incident.passes}/{rung}/{incident.tries}/{done}"
     return f"plan-{incident.id[-8:]}-{zlib.crc32(place.encode()):08x}"
 
 

@@ -107,6 +107,10 @@ class Situation:
     equal_tries: int = 0
     """How often in a row the latest step was taken for this subject."""
     latest_action: str = ""
+    latest_target: str = ""
+    """What the latest step was done to; empty: not known."""
+    done: int = 0
+    """Disruptive steps begun for the incident so far: what tells two tries of one rung apart."""
 
 
 class Planner(Protocol):

@@ -137,6 +137,7 @@ class Responder:
                     outcome = Outcome(step.id, Result.REFUSED, f"{verdict.check}: {verdict.sentence}",
                                       self._clock.wall(), self._clock.wall())
                     break
+                self.mean(plan, step)
             outcome = await self._take(plan, step, incident, prove=last)
             if outcome is None:
                 return Done(replace(incident, state=IncidentState.OPEN), None)
@@ -146,6 +147,14 @@ class Responder:
                 break
         assert outcome is not None, "a plan has at least one step"
         return Done(await self.moved_on(plan, incident, outcome, situation), outcome)
+
+    def mean(self, plan: Plan, step: Step) -> None:
+        """It was allowed and counts from here: what is judged before its intent is written must see it."""
+        group = subject_of(self._sight.subjects, step.target).group
+        self._guard.ledger.begun(ActionRecord(
+            step_id=step.id, incident=plan.incident, subject=plan.subject, target=step.target, action=step.action,
+            group=group, rung=plan.rung, at=self._clock.wall(), disruptive=self.catalogue.is_disruptive(step.action),
+        ))
 
     async def say(self, plan: Plan, incident: Incident) -> None:
         """Tells a human, beside whatever else is done about the incident."""
@@ -173,20 +182,23 @@ class Responder:
     async def _take(self, plan: Plan, step: Step, incident: Incident, *, prove: bool) -> Outcome | None:
         """One step from intent to outcome; None when the symptom was gone before anything was done."""
         executor, action = self.catalogue.find(step.action)
-        if action.disruptive and prove and not await self._still_needed(incident):
-            gone = Verdict("precondition", Answer.DENY, "the symptom was gone when it was looked at again")
-            await self._knowledge.record_decision(plan, step, gone, self._clock.wall())
-            self._told("decision", incident.subject, {"plan": plan.id, "check": gone.check, "answer": "deny",
-                                                      "sentence": gone.sentence})
-            return None
-        started = self._clock.wall()
-        group = subject_of(self._sight.subjects, step.target).group
-        await self._knowledge.record_intent(
-            step, plan, self.epoch, group=group, disruptive=action.disruptive, incident=incident)
-        self._guard.ledger.begun(ActionRecord(
-            step_id=step.id, incident=plan.incident, subject=plan.subject, target=step.target, action=step.action,
-            group=group, rung=plan.rung, at=started, disruptive=action.disruptive,
-        ))
+        is_begun = False
+        try:
+            if action.disruptive and prove and not await self._still_needed(incident):
+                gone = Verdict("precondition", Answer.DENY, "the symptom was gone when it was looked at again")
+                await self._knowledge.record_decision(plan, step, gone, self._clock.wall())
+                self._told("decision", incident.subject, {"plan": plan.id, "check": gone.check, "answer": "deny",
+                                                          "sentence": gone.sentence})
+                return None
+            started = self._clock.wall()
+            await self._knowledge.record_intent(
+                step, plan, self.epoch, group=subject_of(self._sight.subjects, step.target).group,
+                disruptive=action.disruptive, incident=incident)
+            is_begun = True
+        finally:
+            if not is_begun:
+                self._guard.ledger.never_begun(step.id)
+        self.mean(plan, step)
         if not self._guard.flags.is_enabled("auto_healing"):
             # The switch was thrown while the intent was being written.
             outcome = Outcome(step.id, Result.REFUSED, "auto_healing was switched off", started, self._clock.wall())
@@ -229,6 +241,11 @@ class Responder:
         back = replace(step, id=f"{step.id}-undo", action=step.undo, args={**step.args, **data}, undo="", expect=None)
         try:
             self.catalogue.find(back.action)
+            final = [v for v in self._guard.judge_all(self._relaxed(plan, back, incident))
+                     if v.answer is not Answer.ALLOW and v.check in ("maintenance", "allowlist")]
+            if final:
+                await self._knowledge.record_decision(plan, back, final[-1], self._clock.wall())
+                raise StepRefused(f"{final[-1].check}: {final[-1].sentence}")
         except StepRefused as refused:
             log.error("cannot undo", extra={"step": step.id, "reason": str(refused)})
             return

@@ -27,6 +27,8 @@ class Instance:
     timeout: float
     overlap: int = 1
     in_flight: int = 0
+    is_deaf: bool = False
+    """It cannot be told of events: it may see, but not as soon as it should."""
     skipped: int = 0
     failing_since: float | None = None
     failure: str = ""
@@ -58,9 +60,17 @@ class Watching:
         self._clock = clock
         self._wake = wake
         self._meter = meter
+        self._is_running = False
 
     async def run(self) -> None:
         """Until cancelled. All instances of one pace share a tick: one wake-up of the machine instead of many."""
+        self._is_running = True
+        try:
+            await self._run()
+        finally:
+            self._is_running = False
+
+    async def _run(self) -> None:
         paces: dict[float, list[Instance]] = {}
         for instance in self.instances:
             if instance.every is not None:
@@ -85,18 +95,27 @@ class Watching:
             await asyncio.sleep(due - loop.time())
 
     async def _watch(self, instance: Instance, watcher: Watcher) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            ended = await guarded(lambda: watcher.watch(self.report), None)
+            steady = loop.call_later(RESTART_PAUSE, self._hears_again, instance)
+            try:
+                ended = await guarded(lambda: watcher.watch(self.report), None)
+            finally:
+                steady.cancel()
+            instance.is_deaf = True
             why = ended.message if isinstance(ended, Failure) else "it stopped watching"
             self._failed(instance, f"cannot be told of events: {why}", "watch")
             await asyncio.sleep(RESTART_PAUSE)
+
+    def _hears_again(self, instance: Instance) -> None:
+        instance.is_deaf = False
 
     def report(self, occurrence: Occurrence) -> None:
         self._wake(self._sight.happened(occurrence, self._clock.monotonic()))
 
     async def look_all(self) -> None:
-        """The cycle's own look: every instance that has no pace of its own."""
-        slow = [i for i in self.instances if i.every is None or i.looked_at is None]
+        """The cycle's own look: every instance that has no pace of its own, and while none has, every one."""
+        slow = [i for i in self.instances if i.every is None or i.looked_at is None or not self._is_running]
         await self._look_many(slow)
 
     async def look(self, names: Iterable[str]) -> None:
@@ -118,22 +137,27 @@ class Watching:
         asked = self._clock.monotonic()
         instance.in_flight += 1
         try:
-            seen = await guarded(instance.monitor.observe, instance.timeout)
+            # Taking it in is a part of the look: what is no observation is the monitor's failure and nobody else's.
+            seen = await guarded(lambda: self._take_in(instance, asked), instance.timeout)
         finally:
             instance.in_flight -= 1
         now = instance.looked_at = self._clock.monotonic()
         if isinstance(seen, Failure):
             self._failed(instance, seen.message, "timeout" if seen.timed_out else seen.error)
             return
-        if instance.failing_since is not None:
+        if instance.failing_since is not None and not instance.is_deaf:
             self._sight.sees_again(instance.name)
             log.info("sees again", extra={"instance": instance.name, "seconds": round(now - instance.failing_since, 3)})
             instance.failing_since = None
             self._wake({instance.name, *instance.subjects})
+        if seen:
+            self._wake(seen)
+
+    async def _take_in(self, instance: Instance, asked: float) -> set[str]:
+        """The subjects that deserve a turn at once."""
+        seen = await instance.monitor.observe()
         self._meter.count("x0tta6bl4_observations_total", len(seen))
-        wake = self._sight.record(seen, now, asked)
-        if wake:
-            self._wake(wake)
+        return self._sight.record(seen, self._clock.monotonic(), asked)
 
     def _failed(self, instance: Instance, message: str, kind: str) -> None:
         """Reported once, however long it lasts; a condition in between."""

@@ -153,7 +153,7 @@ class SystemdUnit:
                 self._wish = (since, wished)
         if wished is None:
             # Better to leave a service down that somebody may have stopped than to fight them over it.
-            how = "was stopped cleanly" if unit.active_since else "is not running and not known to have run since the boot"
+            how = "was stopped cleanly" if unit.active_since else "is down and not known to have run since the boot"
             return True, f"{unit.name} {how}; the journal cannot say by whose will, so it is taken for a wish"
         return wished, f"somebody stopped {unit.name} (systemctl stop)" if wished else f"{unit.name} ended by itself"
 

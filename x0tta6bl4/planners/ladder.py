@@ -314,11 +314,12 @@ class Ladder:
             steps = self._steps(state, incident, situation, names)
             if not steps or not _true(state.when, names):
                 skipped.append(f"{name} does not apply to {subject.name}")
-            elif (steps[-1].expect is not None and steps[-1].action == situation.latest_action
+            elif (steps[-1].expect is not None and steps[0].action == situation.latest_action
+                  and situation.latest_target in ("", steps[0].target)
                   and situation.equal_tries >= self.config.equal_tries):
-                skipped.append(f"{steps[-1].action} was tried {situation.equal_tries} times in a row")
+                skipped.append(f"{steps[0].action} was tried {situation.equal_tries} times in a row")
             else:
-                id = plan_id(incident, name)
+                id = plan_id(incident, name, situation.done)
                 return Plan(
                     id=id, incident=incident.id, subject=subject.name, fault=incident.fault, rule=rule.runbook,
                     rung=name, mode=subject.mode,
