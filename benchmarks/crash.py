@@ -243,7 +243,6 @@ class Host:
         self.marks = folder / "marks"
         self.lives: list[Life] = []
         self.phases: Counter[str] = Counter()
-        self.looked_up = 0
         self._daemon = daemon
         self._process: subprocess.Popen[bytes] | None = None
         self._said: list[str] = []
@@ -401,7 +400,6 @@ class Host:
             life, interrupted = self._life_of(step)
             if not interrupted:
                 continue
-            self.looked_up += 1
             name = f"step {step['id']} ({step['action']})"
             if step["result"] is None:
                 yield f"{name} was interrupted and never got an outcome"

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from x0tta6bl4.kernel.plugin import Tools
 from x0tta6bl4.kernel.respond import Catalogue
 from x0tta6bl4.kernel.sight import Sight
 from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.kernel.watching import Instance
 from x0tta6bl4.knowledge.sqlite import migrations
 from x0tta6bl4.observability.logging import setup_logging
@@ -82,7 +83,8 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "knowledge": {"store": {"use": "sqlite"}},
 }
 """What runs without being named; an entry of the same name in the configuration changes or disables it."""
-RELOAD_POLL = 1.0
+BETWEEN_LOOPS = 120.0
+"""Seconds that a loop may take to end its acts at a reload before the watchdog counts it as stuck."""
 
 
 # -- from settings to a checked plan of the daemon; nothing is touched yet ---------------------------------------------
@@ -227,10 +229,7 @@ def read(
     def check(settings: Settings) -> Iterable[Problem]:
         blueprint, problems = draw(settings, config)
         drawn.append(blueprint)
-        try:
-            problems += _action_problems(blueprint)
-        except (ValueError, PluginError) as error:
-            problems.append(Problem("executors", str(error)))
+        problems += _action_problems(blueprint)
         return problems
 
     loaded = load(config, environ, overrides or {}, checks=[check])
@@ -241,10 +240,17 @@ def _action_problems(blueprint: Blueprint) -> list[Problem]:
     """What only the built executors know: which actions there are. Building touches nothing."""
     tools = tools_of(blueprint, LaterDatabase(blueprint.places.state_dir / "unopened"), None)
     offered: set[str] = set()
-    for chosen in blueprint.chosen["executors"]:
-        built = chosen.plugin.build(chosen.name, chosen.config, tools)
-        offered |= {f"{chosen.name}.{action.verb}" for action in built.actions}
     problems = []
+    for family, members in blueprint.chosen.items():
+        for chosen in members:
+            # All of them: what cannot be built must be found out while the configuration before is still in force.
+            try:
+                built = chosen.plugin.build(chosen.name, chosen.config, tools)
+            except (ValueError, PluginError) as error:
+                problems.append(Problem(f"{family}.{chosen.name}", str(error)))
+                continue
+            if family == "executors":
+                offered |= {f"{chosen.name}.{action.verb}" for action in built.actions}
     families = set(own_names("executors"))
     for number, pattern in enumerate(blueprint.settings.guard.allow):
         if not fnmatch.filter(offered, pattern) and pattern.split(".")[0] not in families:
@@ -355,6 +361,14 @@ def host_parts() -> Parts:
 
 # -- the running daemon -------------------------------------------------------------------------------------------------
 
+def _log_as(settings: Settings) -> None:
+    try:
+        setup_logging(settings.logging.level, settings.logging.format, settings.logging.file)
+    except OSError as error:
+        raise ConfigError([Problem("logging.file", f"cannot open {settings.logging.file}: {error.strerror}",
+                                   hint="name a file in a folder that this user may write")]) from error
+
+
 class HostLock:
     """One loop a host: the lock is the kernel's, so it ends with the process, however that ends."""
 
@@ -364,7 +378,7 @@ class HostLock:
 
     def take(self, about: Mapping[str, Any]) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may be the state directory
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise ConfigError([Problem("lock_file", f"cannot open {self._path}: {error.strerror}",
@@ -428,6 +442,7 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._next: Blueprint | None = None
+        self._loop_left = time.monotonic()
         self._database = LaterDatabase(self.state_dir / "knowledge.db")
         self._processes: LinuxProcesses | None = None
         self._lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
@@ -502,6 +517,7 @@ class Daemon:
             if self.config is not None:
                 self._changes = Changes(watched_paths(self.config))
             loaded, blueprint = await asyncio.to_thread(read, self.config, os.environ, self.overrides)
+            _log_as(blueprint.settings)  # the last thing that can be wrong; after it nothing is refused any more
         except ConfigError as error:
             problems = tuple(map(str, error.problems)) or (error.message,)
             self.last_reload = Reloaded(wall, False, problems)
@@ -519,6 +535,7 @@ class Daemon:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         log.info("configuration read again", extra={"files": [str(f) for f in loaded.files]})
         if self._loop is not None:
+            self._loop_left = time.monotonic()
             self._loop.stop()
         return ()
 
@@ -532,7 +549,7 @@ class Daemon:
     async def run(self, announce: Callable[["Daemon"], None] | None = None) -> None:
         """Until SIGTERM or SIGINT. Raises ConfigError, AlreadyRunning or StoreError when it cannot start."""
         settings = self.blueprint.settings
-        setup_logging(settings.logging.level, settings.logging.format, settings.logging.file)
+        _log_as(settings)
         self._lock.take(self._who())
         async with AsyncExitStack() as stack:
             stack.callback(self._lock.release)
@@ -555,8 +572,8 @@ class Daemon:
                     from x0tta6bl4.status.endpoint import serve
 
                     opened = asyncio.get_running_loop().create_future()
-                    beside.append(group.create_task(serve(self, settings.status, self._endpoint_open(opened)),
-                                                    name="endpoint"))
+                    beside.append(group.create_task(self._serve(serve(
+                        self, settings.status, self._endpoint_open(opened)), opened), name="endpoint"))
                     await asyncio.wait({opened, beside[-1]}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
                 await self._start_programs()
                 if announce is not None:
@@ -580,6 +597,7 @@ class Daemon:
         self.sight.forget(gone)
         for name in gone:
             self.metrics.forget(subject=name)
+        self.sight.forget_blindness()  # of instances that are built anew: each tells of itself
         self.sight.subjects.clear()
         self.sight.subjects.update(blueprint.subjects)
         self.blueprint = blueprint
@@ -595,7 +613,9 @@ class Daemon:
         while not self._stopping.is_set():
             ready = group.create_task(self._say_ready(), name="ready")
             try:
-                if self.blueprint.settings.mapek.enabled:
+                if self._next is not None:
+                    pass  # asked to reload before this loop began: its stop would have been forgotten
+                elif self.blueprint.settings.mapek.enabled:
                     await self.loop.start()
                 else:
                     await self._stopping_or_reload()
@@ -610,8 +630,6 @@ class Daemon:
                     if program.on_exit == "stop":
                         await self._processes.stop(program.name, 5.0)
                 self._build(blueprint)
-                setup_logging(blueprint.settings.logging.level, blueprint.settings.logging.format,
-                              blueprint.settings.logging.file)
                 await self._start_programs(before)
 
     async def _stopping_or_reload(self) -> None:
@@ -630,12 +648,20 @@ class Daemon:
         assert self._processes is not None
         programs = [p for p in self.blueprint.programs if p.name not in set(already)]
         running = await self._processes.adopt(programs)
+        knowledge = self.loop.parts.knowledge
+        self.flags.load(await knowledge.flags())
+        pauses = await knowledge.pauses()
         for program in programs:
             subject = self.blueprint.subjects[program.name]
             if program.name in running:
                 log.info("taken up", extra={"subject": program.name, "pid": running[program.name].pid})
                 continue
             if subject.mode == "observe":
+                continue
+            kept = [f"paused by {p.who}" for p in pauses if fnmatch.fnmatchcase(program.name, p.target)]
+            if kept or not self.flags.is_enabled("auto_healing"):
+                log.warning("not started", extra={"subject": program.name,
+                                                  "reason": (kept or ["auto_healing is off"])[0]})
                 continue
             try:
                 started = await self._processes.start(program)
@@ -650,11 +676,14 @@ class Daemon:
         running.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
 
     async def _poll_files(self) -> None:
-        """Reload by SIGHUP, and by a changed file where the operator asked for that."""
+        """Reload by SIGHUP."""
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
-            await self.reload()
+            ended = await guarded(self.reload, None)
+            if isinstance(ended, Failure):  # a mistake of our own, or a plugin's, is no reason to stop healing
+                log.error("reload failed; the old configuration stays", exc_info=ended.exception,
+                          extra={"reason": ended.message})
 
     async def _watchdog(self) -> None:
         """Fed only while the loop makes progress: a stuck daemon must be restarted by systemd."""
@@ -663,9 +692,16 @@ class Daemon:
             return
         pause = int(usec) / 2_000_000
         while True:
-            if self._loop_health()["status"] == "ok" or not self.blueprint.settings.mapek.enabled:
+            # Between two loops the old one brings its acts to an end, each bounded by its own timeout.
+            between = self.loop.status != "running" and time.monotonic() - self._loop_left < BETWEEN_LOOPS
+            if between or self._loop_health()["status"] == "ok" or not self.blueprint.settings.mapek.enabled:
                 notify("WATCHDOG=1")
             await asyncio.sleep(pause)
+
+    async def _serve(self, serving: Awaitable[None], opened: "asyncio.Future[None]") -> None:
+        ended = await guarded(lambda: serving, None)
+        if isinstance(ended, Failure):
+            self._endpoint_open(opened)("", f"it ended: {ended.error}: {ended.message}")
 
     def _endpoint_open(self, opened: "asyncio.Future[None]") -> Callable[[str, str], None]:
         def told(address: str, trouble: str) -> None:
@@ -685,6 +721,7 @@ class Daemon:
         """Where the command line finds us, and the token that lets it change something over HTTP."""
         token_file = self.state_dir / "operator.token"
         fd = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        os.fchmod(fd, 0o600)  # one that was there before keeps its mode otherwise
         with os.fdopen(fd, "w") as file:
             file.write(self.token + "\n")
         stack.callback(lambda: token_file.unlink(missing_ok=True))

@@ -240,9 +240,18 @@ def test_no_table_is_wider_than_a_terminal_and_none_commands_it(rows: list[tuple
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda *words: lines.append(" ".join(map(str, words))))
+        patch.setattr("sys.stdout.isatty", lambda: True)
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("COLUMNS", str(WIDTH))
         Display(build().parse_args(["status"])).table(("A", "B", "C"), rows, states=1)
 
     assert all(len(line) <= WIDTH and line.isprintable() for line in lines)
+
+
+def test_a_table_in_a_pipe_is_one_whole_line_a_row(capsys: Output) -> None:
+    rows = [("inc-" + "0" * 18, "s" * 80, "w " * 200), ("inc-1", "s", "short")]
+    Display(build().parse_args(["status"])).table(("ID", "SUBJECT", "WHAT"), rows)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ID", rows[0][0], "inc-1"]
 
 
 def test_what_comes_from_outside_cannot_command_the_terminal() -> None:

@@ -536,7 +536,7 @@ def test_an_action_that_fails_everywhere_rests_and_then_exactly_one_tries() -> N
     the = guard(records=failing())
     said = verdict(the)
     assert (said.check, said.answer, said.until) == ("circuit", Answer.HOLD, NOW - 6 + 0.5 + 60)
-    assert said.sentence == "process.restart failed 5 times in a row, wherever tried"
+    assert said.sentence == "process.restart failed 5 times in a row on 5 targets"
     assert verdict(the, action="systemd.restart").answer is Answer.ALLOW
 
     later = NOW + 60

@@ -8,7 +8,6 @@ import os
 import re
 import select
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic, strptime
@@ -25,15 +24,6 @@ _CHUNK = 65536
 _REMEMBER = 30.0
 """Seconds a resolved name is used without asking again; a refused connection forgets it at once."""
 _MOST_TARGETS = 1024
-_TOGETHER = 0.02
-"""
-Seconds for which answers are let come in before they are read all at once.
-
-Ten services that are asked in the same moment answer one after another, and to wake for each takes more CPU time than
-reading its answer: some 100 microseconds, with every cache cold.
-"""
-_LAST_DATA_RECV = slice(52, 56)
-"""Where TCP_INFO says how many milliseconds ago the last data came."""
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _LITERAL_SAFE = "!#$%&'()*+,/:;=?@[]~"
 
@@ -111,15 +101,13 @@ class AsyncNetwork:
                     sent += sock.send(question[sent:])
                 except BlockingIOError:
                     await _wait_writable(loop, fd)
-            asked = monotonic()
             answer: asyncio.Future[float] = loop.create_future()
             answers = self._answers
             if answers is None or answers.loop is not loop:
                 answers = self._answers = _Answers(loop)
             answers.expect(fd, (sock, parser, answer))
             try:
-                # The kernel's clock of whole milliseconds must not tell of an answer before the question.
-                ended = max(asked, await answer)
+                ended = await answer
             finally:
                 answers.forget(fd)
         except OSError as error:
@@ -275,7 +263,7 @@ _Waiting = tuple[socket.socket, "ReplyParser", "asyncio.Future[float]"]
 
 
 class _Answers:
-    """All sockets that wait for an answer, in one epoll set: what comes soon is read together, the rest at once.
+    """All sockets that wait for an answer, in one epoll set that the event loop watches as a single descriptor.
 
     Registering each socket with the event loop itself took about a tenth of the CPU time of a probe.
     It lives as long as its loop, which holds on to it.
@@ -285,56 +273,27 @@ class _Answers:
         self.loop = loop
         self._epoll = select.epoll()
         self._waiting: dict[int, _Waiting] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_told = False
-        """Whether the event loop calls us for every answer."""
+        loop.add_reader(self._epoll.fileno(), self._on_ready)
 
     def expect(self, fd: int, waiting: _Waiting) -> None:
         self._epoll.register(fd, select.EPOLLIN)
         self._waiting[fd] = waiting
-        if self._timer is None:
-            self._be_told(False)
-            self._timer = self.loop.call_later(_TOGETHER, self._on_time)
 
     def forget(self, fd: int) -> None:
         """To be followed by the socket's close, which takes it out of the set."""
         del self._waiting[fd]
-        if not self._waiting:
-            self._be_told(False)
-
-    def _on_time(self) -> None:
-        self._timer = None
-        self._on_ready()
-        self._be_told(any(not answer.done() for _, _, answer in self._waiting.values()))
-
-    def _be_told(self, is_told: bool) -> None:
-        if is_told and not self._is_told:
-            self.loop.add_reader(self._epoll.fileno(), self._on_ready)
-        elif self._is_told and not is_told:
-            self.loop.remove_reader(self._epoll.fileno())
-        self._is_told = is_told
 
     def _on_ready(self) -> None:
-        for fd, _ in self._epoll.poll(0):
+        for fd, _ in self._epoll.poll(0, 64):
             waiting = self._waiting.get(fd)
             if waiting is not None:
                 _on_readable(*waiting)
-
-
-def _came_at(sock: socket.socket) -> float:
-    """When the last data came; for other sockets than TCP: now, which is at most ``_TOGETHER`` later."""
-    now = monotonic()
-    if sock.family == socket.AF_UNIX:
-        return now
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.stop)
-    return now - int.from_bytes(info[_LAST_DATA_RECV], sys.byteorder) / 1000
 
 
 def _on_readable(sock: socket.socket, parser: "ReplyParser", answer: "asyncio.Future[float]") -> None:
     if answer.done():
         return
     try:
-        came_at = _came_at(sock)
         data = sock.recv(_CHUNK)
         if data:
             parser.feed(data)
@@ -346,7 +305,7 @@ def _on_readable(sock: socket.socket, parser: "ReplyParser", answer: "asyncio.Fu
         answer.set_exception(error)
         return
     if parser.done:
-        answer.set_result(came_at)
+        answer.set_result(monotonic())
 
 
 async def _wait_writable(loop: asyncio.AbstractEventLoop, fd: int) -> None:

@@ -340,6 +340,7 @@ class LinuxProcesses:
             child.kill()
             child.wait()
             raise StepFailed(f"{program.name!r} was started but cannot be watched: {error.strerror}") from error
+        _as_killable_as_others(child.pid)
         # From here on the pidfd collects it. Popen must not wait for it too, nor complain that it is left running.
         child.returncode = 0
         process = ProcessId(child.pid, stat.started)
@@ -833,6 +834,15 @@ def _still_there(name: str, rows: Iterable[_Row]) -> StepFailed:
 
 def _unreadable(pid: int, error: OSError) -> ProbeFailed:
     return ProbeFailed(f"cannot read /proc/{pid}: {error.strerror}")
+
+
+def _as_killable_as_others(pid: int) -> None:
+    """The unit protects the daemon from the kernel's memory killer; a leaking program must not inherit that."""
+    # Gone already, or no right to: then it is protected too much, which is no reason not to run it.
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "r+") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0")
 
 
 def _refuse_unrunnable(program: Program) -> None:

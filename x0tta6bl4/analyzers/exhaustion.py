@@ -54,8 +54,9 @@ class Exhaustion:
 
     def alarms(self, subjects: Mapping[str, Subject]) -> Sequence[Condition]:
         """A process in the last third of its memory is judged whenever it is read: a fast leak has no minute left."""
-        return [Condition("process_rss_bytes", ">=", 0.66 * float(limit), name)
-                for name, subject in subjects.items() if (limit := subject.data.get("memory_limit"))]
+        memory = [Condition("process_rss_bytes", ">=", 0.66 * float(limit), name)
+                  for name, subject in subjects.items() if (limit := subject.data.get("memory_limit"))]
+        return [*memory, Condition("process_fds_ratio", ">=", 0.66)]
 
     def analyze(self, view: View) -> Sequence[Finding]:
         return [finding for store in self._stores(view) if (finding := self._judge(store, view)) is not None]

@@ -1,5 +1,6 @@
 """Judges whether each subject lives and works: dead, hung, gray, never started, or merely overloaded with the host."""
 
+import math
 from collections.abc import Sequence
 
 from pydantic import Field
@@ -12,6 +13,8 @@ from x0tta6bl4.kernel.units import Seconds
 
 ALIVE = ("process_up", "unit_up")
 ANSWERS = ("work_up", "health_up", "check_up")
+MEMORY = 600.0
+"""Seconds after which two thirds of what was usual are forgotten."""
 
 
 class Config(PluginConfig):
@@ -37,7 +40,8 @@ class Liveness:
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
         self.config = config
-        self._typical: dict[str, float] = {}
+        self._typical: dict[str, tuple[float, float]] = {}
+        """Seconds of an answer, and when that was last learnt."""
         self._excused_since: dict[str, float] = {}
         self._first_seen: dict[str, float] = {}
 
@@ -53,12 +57,16 @@ class Liveness:
         return findings
 
     def _learn(self, subject: Subject, view: View) -> None:
-        """How long an answer usually takes: half a minute of exponential memory, for telling slow from usual."""
+        """How long an answer usually takes, for telling slow from usual.
+
+        By time and not by turns: a host in trouble turns often, and a minute of it must not become the usual.
+        """
         seconds = view.value(subject.name, "work_seconds")
         up = view.streak(subject.name, "work_up")
         if seconds is not None and up is not None and up.up:
-            before = self._typical.get(subject.name, seconds)
-            self._typical[subject.name] = before + 0.05 * (seconds - before)
+            before, at = self._typical.get(subject.name, (seconds, view.now))
+            weight = 1.0 - math.exp((at - view.now) / MEMORY)
+            self._typical[subject.name] = before + weight * (seconds - before), view.now
 
     def _evidence(self, view: View, subject: Subject, metric: str) -> tuple[Observation, Streak] | None:
         """The latest answer, unless it was asked for before the last action: then it says nothing about now."""
@@ -104,7 +112,7 @@ class Liveness:
                 return None
         elif streak.count < self.config.failures or view.now - streak.since < self.config.failing_for:
             return None
-        since = max(last_yes, born)
+        since = max(last_yes, born, self._first_seen[subject.name])
         if silent:
             excuse = self._overload(subject, view)
             if excuse is not None:
@@ -171,7 +179,7 @@ class Liveness:
                    and value >= self.config.overload_pressure]
         others = [s for s in view.sight.subjects.values()
                   if s.name != subject.name and view.streak(s.name, "work_up") is not None
-                  and s.name not in subject.depends_on]
+                  and s.name not in subject.depends_on and subject.name not in s.depends_on]
         slow = [s.name for s in others if self._is_slow(s, view)]
         if pressed and len(others) >= 2 and len(slow) * 2 >= len(others):
             return (f"{pressed[0][0]} pressure is {pressed[0][1]:.0%} and {len(slow)} of {len(others)} others are slow "
@@ -187,7 +195,7 @@ class Liveness:
         if streak is not None and not streak.up:
             return True
         seconds, typical = view.value(subject.name, "work_seconds"), self._typical.get(subject.name)
-        return seconds is not None and typical is not None and seconds > max(0.25, 5 * typical)
+        return seconds is not None and typical is not None and seconds > max(0.25, 5 * typical[0])
 
 
 PLUGIN = analyzer(Config, lambda name, config, tools: Liveness(name, config))

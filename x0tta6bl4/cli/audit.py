@@ -31,11 +31,11 @@ def export_(args: Namespace) -> int:
 def import_(args: Namespace) -> int:
     with ExitStack() as stack:
         lines = sys.stdin
-        if args.file != "-":
-            lines = stack.enter_context(open(args.file, encoding="utf-8", errors="replace"))
+        if args.archive != "-":
+            lines = stack.enter_context(open(args.archive, encoding="utf-8", errors="replace"))
         first = lines.readline()  # before a store is made for it: a mistyped name must leave nothing behind
         if '"x0tta6bl4.knowledge"' not in first:
-            raise StoreError(f"{args.file} is no export of the knowledge store", remedy="`audit export` makes one")
+            raise StoreError(f"{args.archive} is no export of the knowledge store", remedy="`audit export` makes one")
         return asyncio.run(_import(args, Display(args), chain([first], lines)))
 
 
@@ -61,9 +61,13 @@ def _data(display: Display, data: Mapping[str, Any]) -> str:
     }
     if isinstance(told.get("until"), float):
         told["until"] = display.clock(told["until"])
-    return ", ".join(
-        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in told.items()
-    )
+    return ", ".join(f"{key} {_value(value)}" for key, value in told.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 async def _verify(args: Namespace, display: Display) -> int:
@@ -85,11 +89,11 @@ async def _verify(args: Namespace, display: Display) -> int:
 
 async def _export(args: Namespace, display: Display) -> int:
     async with opened(place_of(args)) as knowledge:
-        if args.file == "-":
+        if args.archive == "-":
             await knowledge.export(lambda line: print(line))
             return OK
         # Beside it first: a file of that name is whole or not there. Only its owner may read what is in it.
-        target = Path(args.file)
+        target = Path(args.archive)
         draft = target.with_name(target.name + ".part")
         count = 0
 

@@ -46,6 +46,7 @@ class Display:
         self.as_json: bool = args.output == "json"
         self.now = time.time()
         terminal = sys.stdout.isatty()
+        self._terminal = terminal
         self._colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._width = max(60, shutil.get_terminal_size((WIDTH, 24)).columns) if terminal else WIDTH
 
@@ -79,13 +80,19 @@ class Display:
         return self._coloured(printable(word), kind)
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]], states: int | None = None) -> None:
-        """Columns as wide as they need; the last takes what is left and wraps. ``states``: the column to colour."""
+        """Columns as wide as they need; the last takes what is left and wraps. ``states``: the column to colour.
+
+        The first column is what other commands are given, so it is never cut. Into a pipe nothing is cut or wrapped:
+        one row is one line there.
+        """
         cells = [[printable(cell) for cell in row] for row in rows]
         widths = [max(len(row[number]) for row in (titles, *cells)) for number in range(len(titles) - 1)]
-        room = self._width - NARROWEST - 2 * len(widths)
-        while widths and sum(widths) > room and max(widths) > 8:
-            widths[widths.index(max(widths))] -= 1
-        left = max(NARROWEST, self._width - sum(widths) - 2 * len(widths))
+        whole = max([self._width, *(sum(map(len, row)) + sum(widths) + 2 * len(row) for row in cells)])
+        width = self._width if self._terminal else whole
+        room = width - NARROWEST - 2 * len(widths)
+        while len(widths) > 1 and sum(widths) > room and max(widths[1:]) > 8:
+            widths[widths.index(max(widths[1:]), 1)] -= 1
+        left = max(NARROWEST, width - sum(widths) - 2 * len(widths))
         for number, row in enumerate([list(titles), *cells]):
             parts = [_cut(cell, width) for cell, width in zip(row, widths, strict=False)]
             last = textwrap.wrap(row[-1], left, break_on_hyphens=False) or [""]

@@ -134,7 +134,7 @@ def build() -> Parser:
         ("export", "writes everything that is remembered to a file (- for standard output)"),
         ("import", "takes in what `audit export` wrote (- for standard input)"),
     ):
-        _command(audit, name, "audit", what, f"{name}_").add_argument("file", metavar="FILE")
+        _command(audit, name, "audit", what, f"{name}_").add_argument("archive", metavar="FILE")
 
     completion = _command(commands, "completion", "completion", "completes commands in your shell")
     completion.add_argument("shell", choices=SHELLS)
@@ -169,17 +169,22 @@ def _command(
     if passes_on:
         parser.add_argument("words", nargs="*", metavar="WORD", help="its own options")
         return parser
-    # Before the command they have their defaults; behind it they count only when they are given.
+    _common(parser)
+    return parser
+
+
+def _common(parser: Parser) -> None:
+    """Before the command they have their defaults; behind it they count only when they are given."""
     parser.add_argument("--output", choices=("table", "json"), default=SUPPRESS, help="for people or programs")
     parser.add_argument("--config", metavar="FILE", default=SUPPRESS, help="the daemon's configuration")
     parser.add_argument("--state-dir", metavar="DIR", default=SUPPRESS, help="where the daemon's store lies, instead")
-    return parser
 
 
 def _group(commands: "Commands[Parser]", name: str, what: str, *, required: bool = True) -> "Commands[Parser]":
     parser = commands.add_parser(name, help=what, description=what[:1].upper() + what[1:] + ".", epilog=EXITS)
     if not required:
         parser.set_defaults(module=name, function="show", limit=50)
+        _common(parser)
     return parser.add_subparsers(metavar="WHAT", required=required, dest="what")
 
 

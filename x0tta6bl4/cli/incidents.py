@@ -4,7 +4,7 @@ import asyncio
 from argparse import Namespace
 from collections.abc import Sequence
 
-from x0tta6bl4.cli.display import Display, span
+from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.exits import OK, Refusal
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of
 from x0tta6bl4.kernel.facts import Incident, IncidentState
@@ -31,7 +31,9 @@ async def _run(args: Namespace, display: Display) -> int:
                 args.subject, [*(s.name for s in await knowledge.subjects()), *(i.subject for i in seen)], "subject"
             )
         if args.all:
-            found = await knowledge.incidents(subject=args.subject, limit=args.limit)
+            # Kept in the order in which they were opened first; one that came back belongs where it came back.
+            found = await knowledge.incidents(subject=args.subject, limit=10_000)
+            found = sorted(found, key=began, reverse=True)[: args.limit]
         else:
             newest = reversed(await knowledge.open_incidents())
             found = [i for i in newest if args.subject in (None, i.subject)][: args.limit]
@@ -45,9 +47,16 @@ async def _run(args: Namespace, display: Display) -> int:
         )
     else:
         display.table(
-            ("INCIDENT", "SUBJECT", "FAULT", "STATE", "OPENED", "SUMMARY"),
+            ("INCIDENT", "SUBJECT", "FAULT", "STATE", "SINCE", "WHAT"),
             [
-                (i.id, i.subject, i.fault, i.ended or i.state.value, display.when(i.opened_at), _summary(i))
+                (
+                    i.id,
+                    i.subject,
+                    i.fault,
+                    i.ended or i.state.value,
+                    display.when(began(i)),
+                    f"{i.summary} ({_length(i)})" if _length(i) else i.summary,
+                )
                 for i in found
             ],
             states=3,
@@ -55,8 +64,14 @@ async def _run(args: Namespace, display: Display) -> int:
     return OK
 
 
+def began(incident: Incident) -> float:
+    """When it began: of one that came back, when it came back last."""
+    return incident.onset_at or incident.opened_at
+
+
 async def find(knowledge: Knowledge, id: str) -> Incident:
-    """The incident of that id, or the only one that has this as a part of it."""
+    """The incident of that id, or the only one that has this as a part of it. A table may have cut it with a ~."""
+    id = id.rstrip("~")
     exact = await knowledge.incident(id)
     if exact is not None:
         return exact
@@ -98,9 +113,17 @@ def timeline(display: Display, story: Sequence[Entry]) -> None:
 
 
 def _summary(incident: Incident) -> str:
-    again = f"; came back {incident.reopened} times" if incident.reopened > 1 else "; came back" * incident.reopened
-    if incident.closed_at is None:
-        walked = f"; the whole ladder was walked {incident.passes} times" if incident.passes else ""
-        return f"{incident.state.value}{again}{walked}"
-    lasted = span(incident.closed_at - (incident.onset_at or incident.opened_at))
-    return f"{incident.ended or 'ended'}, closed after {lasted}{again}"
+    state = incident.state.value if incident.closed_at is None else incident.ended or "ended"
+    return ", ".join(filter(None, (state, _length(incident))))
+
+
+def _length(incident: Incident) -> str:
+    """How long it lasted, how often it came back; empty when there is nothing to say."""
+    parts = []
+    if incident.closed_at is not None:
+        parts.append(f"closed after {span(incident.closed_at - began(incident))}")
+    elif incident.passes:
+        parts.append(f"the whole ladder was walked {plural(incident.passes, 'time')}")
+    if incident.reopened:
+        parts.append(f"came back {plural(incident.reopened, 'time')}")
+    return "; ".join(parts)

@@ -34,6 +34,7 @@ async def seen(place: Place, knowledge: Knowledge, now: float) -> Seen:
     rows = [row for row in rows if latest is not None and row.at > latest - 1]
     trouble = await knowledge.open_incidents()
     ended = await knowledge.incidents(IncidentState.CLOSED, limit=200)
+    ended = sorted(ended, key=lambda i: i.closed_at or 0.0, reverse=True)  # not as they were opened: some came back
     current = [_caught_up(Now(r.name, r.state, r.since, r.summary, "", r.at), trouble, ended) for r in rows]
     return Seen(current, live, latest, False)
 
@@ -60,6 +61,17 @@ def _caught_up(row: Now, trouble: Sequence[Incident], ended: Sequence[Incident])
             summary = row.summary if row.state == "well" else f"{incident.fault} {incident.ended}"
             return replace(row, state="well", since=over, summary=summary, at=max(over, row.at))
     return row
+
+
+SAID = frozenset({"healing-off", "paused"})
+"""Conditions that every command tells from the store, which is never behind."""
+
+
+def tell_conditions(display: Display, picture: Seen) -> None:
+    """What is wrong with the daemon itself, as it tells."""
+    for condition in picture.live.conditions if picture.live is not None else ():
+        if condition.get("code") not in SAID:
+            display.line(f"! {condition.get('title', '')}: {condition.get('meaning', '')}")
 
 
 def tell_source(display: Display, place: Place, picture: Seen) -> None:

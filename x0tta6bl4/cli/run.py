@@ -1,6 +1,8 @@
 """Runs the daemon in the foreground and says, once, what it watches and what it may do."""
 
 import json
+import os
+import shutil
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
@@ -67,10 +69,15 @@ def _announce(daemon: "Daemon", display: Display) -> None:
         if SAMPLE in argv and "--port" in argv[:-1]:
             port = argv[argv.index("--port") + 1]
             display.line(f"break it:    curl -X POST http://127.0.0.1:{port}/break/kill     (or hang, stop, leak, …)")
-            display.line(f"and see why: x0tta6bl4 {_place(daemon)}why {care.subject.name}")
+            display.line(f"and see why: {_program()} {_place(daemon)}why {care.subject.name}")
             break
     display.line("Ctrl-C stops the daemon.")
     sys.stdout.flush()
+
+
+def _program() -> str:
+    """As it can be typed in another terminal."""
+    return "x0tta6bl4" if shutil.which("x0tta6bl4") or not os.path.isfile(sys.argv[0]) else sys.argv[0]
 
 
 def _place(daemon: "Daemon") -> str:

@@ -5,7 +5,8 @@ from argparse import Namespace
 
 from x0tta6bl4.cli.display import Display
 from x0tta6bl4.cli.exits import BAD, NO_STORE, OK
-from x0tta6bl4.cli.picture import is_healing_on, pause_words, seen, tell_source
+from x0tta6bl4.cli.incidents import began
+from x0tta6bl4.cli.picture import is_healing_on, pause_words, seen, tell_conditions, tell_source
 from x0tta6bl4.cli.places import opened, place_of
 
 
@@ -54,10 +55,7 @@ async def _run(args: Namespace, display: Display) -> int:
         display.line("auto_healing is off: nothing is healed; `x0tta6bl4 flags auto_healing on` switches it on.")
     for pause in pauses:
         display.line(pause_words(display, pause))
-    shown = {"healing-off", "paused"}  # said above, and from the store, which is never behind
-    for condition in conditions:
-        if condition.get("code") not in shown:
-            display.line(f"! {condition.get('title', '')}: {condition.get('meaning', '')}")
+    tell_conditions(display, picture)
     display.line()
     if picture.subjects:
         display.table(
@@ -73,7 +71,7 @@ async def _run(args: Namespace, display: Display) -> int:
         display.line()
         display.table(
             ("OPEN INCIDENT", "SUBJECT", "FAULT", "STATE", "SINCE"),
-            [(i.id, i.subject, i.fault, i.state.value, display.when(i.opened_at)) for i in incidents],
+            [(i.id, i.subject, i.fault, i.state.value, display.when(began(i))) for i in incidents],
             states=3,
         )
         display.line(f"`x0tta6bl4 why {incidents[0].subject}` tells why something was done or not.")

@@ -1,21 +1,34 @@
 """Says why something was done about a target, or was not: how it is, what is wrong, what was planned, held and done."""
 
 import asyncio
+import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from x0tta6bl4.cli import incidents as stories
 from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.exits import OK, Refusal
 from x0tta6bl4.cli.live import Now
-from x0tta6bl4.cli.picture import Seen, is_healing_on, pause_words, seen, tell_source, watched_words
+from x0tta6bl4.cli.picture import (
+    Seen,
+    is_healing_on,
+    pause_words,
+    seen,
+    tell_conditions,
+    tell_source,
+    watched_words,
+)
 from x0tta6bl4.cli.places import Place, opened, place_of
 from x0tta6bl4.kernel.facts import Answer, Incident, IncidentState, Plan
 from x0tta6bl4.kernel.memory import Approval, Decision, Entry, Knowledge, Pause
 from x0tta6bl4.settings.mistakes import nearest
 
+LINES = 3
+"""Of its output, told while something is wrong with it."""
+TAIL = 8192
 LATEST = 5
 """Actions of an open incident that are told in full; the whole story is one command away."""
 
@@ -40,7 +53,8 @@ REMEDIES: Mapping[tuple[str, str], str] = {
     (
         "budget",
         "hold",
-    ): "look why it needs so many actions; the limits stand in guard.per_target, per_kind and per_group",
+    ): "mend the cause (the outcomes below say what failed); where it cannot wait, raise guard.per_target, per_kind or "
+    "per_group and reload the daemon (SIGHUP)",
     ("share", "hold"): "nothing: its turn comes when the others are done; the limit stands in guard.share",
     (
         "storm brake",
@@ -74,22 +88,38 @@ async def _run(args: Namespace, display: Display) -> int:
                 raise await _unknown(knowledge, subject, picture)
             open_ones = [i for i in await knowledge.open_incidents() if i.subject == subject]
             cases = [await _case(knowledge, i) for i in open_ones]
-        closed = await knowledge.incidents(IncidentState.CLOSED, subject, limit=1)
-        last = await _case(knowledge, closed[0]) if closed and not cases else None
+        closed = [] if cases else await knowledge.incidents(IncidentState.CLOSED, subject, limit=1000)
+        # Not the one that was opened last: an older one may have come back since.
+        last = await _case(knowledge, max(closed, key=lambda i: i.closed_at or 0.0)) if closed else None
+        output = last_output(place.state_dir, subject) if cases else None
         healing = await is_healing_on(knowledge)
         pauses = [p for p in await knowledge.pauses() if fnmatchcase(subject, p.target)]
     if display.as_json:
         display.json(_json(subject, place, picture, cases, last, healing, pauses))
     else:
         _tell(display, subject, place, picture, cases, last, healing, pauses)
+        if output is not None:
+            _tell_output(display, *output)
     return OK
+
+
+def last_output(state_dir: Path, subject: str) -> tuple[Path, list[str]] | None:
+    """What a process in the daemon's care wrote last, and where; the cause often stands there."""
+    path = state_dir / "output" / f"{subject}.log"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read(TAIL).decode(errors="replace").splitlines()
+    except (OSError, ValueError):
+        return None
+    return path, [line for line in lines if line.strip()][-LINES:]
 
 
 async def _unknown(knowledge: Knowledge, name: str, picture: Seen) -> Refusal:
     past = {i.subject for i in await knowledge.incidents(limit=10_000)}
     near = nearest(name, {*(s.name for s in picture.subjects), *past})
-    hint = f"{near} " if near.startswith("did you") else ""
-    return Refusal(f"nothing is known of {name!r}; {hint}({watched_words(picture)})")
+    hint = f"; {near}" if near.startswith("did you") else ""
+    return Refusal(f"nothing is known of {name!r}{hint} ({watched_words(picture)})")
 
 
 class Case:
@@ -112,8 +142,9 @@ class Case:
     @property
     def latest_plan(self) -> Plan | None:
         """The plan that the guard spoke of last. The store has it once it was begun or a person was asked about it."""
-        if self.decision is not None and self.decision.plan:
-            return self.plans.get(self.decision.plan)
+        decision = self.latest_decision
+        if decision is not None and decision.plan:
+            return self.plans.get(decision.plan)
         return list(self.plans.values())[-1] if self.plans else None
 
     @property
@@ -128,12 +159,16 @@ class Case:
 
     @property
     def latest_decision(self) -> Decision | None:
-        """The guard's standing answer. What it allowed and what then had its outcome stands no longer."""
+        """The guard's standing answer. What it allowed and what then had its outcome stands no longer, nor does what it
+        said before another plan was begun, or before the incident came back."""
         decision = self.decision
-        if (
-            decision is not None
-            and decision.answer is Answer.ALLOW
-            and any(begun.data.get("plan") == decision.plan and ended is not None for begun, ended in self.actions)
+        if decision is None or decision.at < self.onset:
+            return None
+        if any(
+            begun.at > decision.at
+            if begun.data.get("plan") != decision.plan
+            else decision.answer is Answer.ALLOW and ended is not None
+            for begun, ended in self.actions
         ):
             return None
         return decision
@@ -153,6 +188,10 @@ def remedy(decision: Decision) -> str:
     text = REMEDIES.get((decision.check, decision.answer.value), "")
     if decision.check == "variety" and decision.action.startswith("notify."):
         text = "look yourself: nothing that the daemon may do helps here"
+    if decision.check == "dependency":
+        # The sentence names it: "waits for its dependency: NAME is dead"
+        name = decision.sentence.partition("dependency: ")[2].partition(" ")[0]
+        text = text.replace("`x0tta6bl4 why` it", f"`x0tta6bl4 why {name}`") if name else text
     if decision.check == "mode" and decision.sentence.startswith("rejected"):
         text = "do it yourself; the plan was rejected and is not asked for again"
     return (
@@ -235,12 +274,13 @@ def _tell(
         )
     for pause in pauses:
         display.line(pause_words(display, pause))
+    tell_conditions(display, picture)
     for case in cases:
         display.line()
-        _tell_case(display, case)
+        _tell_case(display, case, is_run=place.daemon is not None)
     if last is not None:
         display.line()
-        _tell_last(display, last)
+        _tell_last(display, last, is_run=place.daemon is not None)
     elif not cases:
         display.line("Nothing was ever wrong with it, as far as is remembered.")
 
@@ -265,10 +305,14 @@ def _tell_now(
     if now.state == "well" and not cases:
         display.line("Nothing is wrong with it, so nothing is done.", 2)
     elif not cases:
-        display.line("There is no incident about it (yet): what was seen so far is not enough for a finding.", 2)
+        display.line(
+            "No incident is on record about it: what was seen is not enough for a finding (yet), or something else is "
+            "found to be its cause (see `x0tta6bl4 status`).",
+            2,
+        )
 
 
-def _tell_case(display: Display, case: Case) -> None:
+def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
     incident, plan, decision = case.incident, case.latest_plan, case.latest_decision
     closed = incident.state is IncidentState.CLOSED
     word = incident.ended or "closed" if closed else incident.state.value
@@ -300,7 +344,7 @@ def _tell_case(display: Display, case: Case) -> None:
     if not closed and not any(begun.at >= case.onset for begun, _ in case.actions):
         display.line("Nothing was done about it" + (" this time." if case.actions else "."), 2)
     if case.actions:
-        _tell_actions(display, case)
+        _tell_actions(display, case, is_run=is_run)
     if incident.state is IncidentState.ESCALATED:
         display.line(
             f"The whole ladder was walked {plural(incident.passes, 'time')} without success: "
@@ -327,7 +371,14 @@ def _tell_decision(display: Display, decision: Decision) -> None:
         display.line(f"what to do: {advice}", 4)
 
 
-def _tell_actions(display: Display, case: Case) -> None:
+def _tell_output(display: Display, path: Path, lines: Sequence[str]) -> None:
+    display.line()
+    display.line(f"Its own last words (all of them: {path}):" if lines else f"It wrote nothing to {path}.")
+    for line in lines:
+        display.line(f"| {line}", 2)
+
+
+def _tell_actions(display: Display, case: Case, *, is_run: bool) -> None:
     actions = case.actions
     left_out = len(actions) - LATEST
     display.line("What was done" + (f" (the latest {LATEST}; {left_out} before them):" if left_out > 0 else ":"), 2)
@@ -338,7 +389,9 @@ def _tell_actions(display: Display, case: Case) -> None:
         by = f", approved by {approval.who}" if approval is not None and approval.state == "approved" else ""
         if ended is None:
             display.line(
-                f"{display.when(begun.at)} {begun.text}{rung}{by}: under way, or cut off by the daemon's end", 4
+                f"{display.when(begun.at)} {begun.text}{rung}{by}: "
+                + ("under way: done, or waiting to be proved" if is_run else "cut off by the daemon's end"),
+                4,
             )
             continue
         verified = ended.data.get("verified_at")
@@ -354,7 +407,7 @@ def _tell_actions(display: Display, case: Case) -> None:
             display.line(f"| {line}", 6)
 
 
-def _tell_last(display: Display, case: Case) -> None:
+def _tell_last(display: Display, case: Case, *, is_run: bool) -> None:
     incident = case.incident
     ended = incident.closed_at if incident.closed_at is not None else incident.updated_at
     onset = case.onset
@@ -371,5 +424,5 @@ def _tell_last(display: Display, case: Case) -> None:
     if decision is not None and decision.answer is not Answer.ALLOW and not case.actions:
         _tell_decision(display, decision)
     if case.actions:
-        _tell_actions(display, case)
+        _tell_actions(display, case, is_run=is_run)
     display.line(f"The whole story: `x0tta6bl4 incidents {incident.id}`", 2)

@@ -14,7 +14,7 @@ from x0tta6bl4.kernel.memory import ActionRecord, Approval, Pause
 from x0tta6bl4.kernel.plugin import Action
 from x0tta6bl4.kernel.policy import Budget, GuardPolicy, Maintenance
 from x0tta6bl4.kernel.sight import Sight
-from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.kernel.subjects import MODES, Subject
 
 UNHELPFUL = frozenset({Result.REFUTED, Result.FAILED, Result.UNVERIFIED})
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -111,6 +111,8 @@ class Standing:
     approvals: dict[str, Approval] = field(default_factory=dict)
     in_treatment: dict[str, str] = field(default_factory=dict)
     """Subject -> its group, for every subject that is being treated at this moment."""
+    recovering: set[str] = field(default_factory=set)
+    """Those of them whose healthy signs are back and only have to last: they take nobody's share any more."""
     store_trouble: str = ""
     """Why the journal cannot be written; acting is off until it can."""
 
@@ -124,7 +126,7 @@ class Case:
     action: Action
     incident: Incident
     subject: Subject
-    """The plan's subject: whose mode and pauses count."""
+    """The plan's subject: its mode and pauses count beside the target's."""
     target: Subject
     wall: float
     under_way: bool = False
@@ -175,16 +177,18 @@ def _kill_switch(guard: Guard, case: Case) -> Verdict | None:
 
 
 def _mode(guard: Guard, case: Case) -> Verdict | None:
-    mode = case.subject.mode
+    # A step may touch another subject than it is for, such as a dependency: the more careful of the two counts.
+    stricter = min((case.subject, case.target), key=lambda s: MODES.index(s.mode))
+    mode = stricter.mode
     if not case.action.disruptive and mode != "observe":
         return Verdict("mode", Answer.ALLOW, "telling a human changes nothing")
     if mode == "auto":
-        return Verdict("mode", Answer.ALLOW, f"{case.subject.name} is in mode auto")
+        return Verdict("mode", Answer.ALLOW, f"{stricter.name} is in mode auto")
     if mode == "observe":
-        return Verdict("mode", Answer.DENY, f"{case.subject.name} is in mode observe: it is only watched")
+        return Verdict("mode", Answer.DENY, f"{stricter.name} is in mode observe: it is only watched")
     if mode == "suggest":
         return Verdict("mode", Answer.DENY,
-                       f"{case.subject.name} is in mode suggest: would do {case.step.action} on {case.step.target}")
+                       f"{stricter.name} is in mode suggest: would do {case.step.action} on {case.step.target}")
     approval = guard.standing.approvals.get(case.plan.id)
     if approval is not None and approval.state == "approved":
         by = f" ({approval.why})" if approval.why else ""
@@ -261,6 +265,13 @@ def _precondition(guard: Guard, case: Case) -> Verdict | None:
     if all(guard.sight.holds(c, incident.subject) for c in incident.healthy_when):
         signs = ", ".join(map(str, incident.healthy_when))
         return Verdict("precondition", Answer.DENY, f"the symptom is gone: {signs}")
+    if case.action.disruptive:
+        failing = [c for c in incident.healthy_when if not guard.sight.holds(c, incident.subject)]
+        sources = {seen.source for c in failing
+                   if (seen := guard.sight.latest(c.subject or incident.subject, c.metric)) is not None}
+        if sources and sources <= guard.sight.blind_instances.keys():
+            return Verdict("precondition", Answer.HOLD,
+                           f"{', '.join(sorted(sources))} cannot see any more: whether it still fails is not known")
     return None
 
 
@@ -342,7 +353,7 @@ def _share(guard: Guard, case: Case) -> Verdict | None:
     if not case.action.disruptive:
         return None
     own = {case.subject.name, *(step.target for step in case.plan.steps)}
-    busy = {n: g for n, g in guard.standing.in_treatment.items() if n not in own}
+    busy = {n: g for n, g in guard.standing.in_treatment.items() if n not in own | guard.standing.recovering}
     for group in sorted({case.subject.group, case.target.group} - {""}):
         mates = [n for n, g in busy.items() if g == group]
         if mates:
@@ -376,19 +387,23 @@ def _circuit(guard: Guard, case: Case) -> Verdict | None:
     if not case.action.disruptive:
         return None
     circuit, failed, last_end = guard.policy.circuit, 0, 0.0
+    failed_on: set[str] = set()
     running = False
     for record in guard.ledger.since(case.wall - 86400, lambda r: r.action == case.step.action):
         if record.result == Result.FAILED:
             failed, last_end = failed + 1, record.ended_at or record.at
+            failed_on.add(record.target)
         elif record.result is None:
             running = True
         elif record.result != Result.REFUSED:  # what was refused was not tried
             failed = 0
-    if failed < circuit.failures:
+            failed_on.clear()
+    # One target on which everything fails is that target's trouble, and backoff's: the others must not pay for it.
+    if failed < circuit.failures or len(failed_on) < 2:
         return None
     until = last_end + circuit.cooldown
     if case.wall < until:
-        return Verdict("circuit", Answer.HOLD, f"{case.step.action} failed {failed} times in a row, wherever tried", until)
+        return Verdict("circuit", Answer.HOLD, f"{case.step.action} failed {failed} times in a row on {len(failed_on)} targets", until)
     if running:
         return Verdict("circuit", Answer.HOLD, f"one {case.step.action} is trying whether it works again")
     return None

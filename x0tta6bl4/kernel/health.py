@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from x0tta6bl4.kernel.supervise import Failure, guarded_call
+
 Component = Mapping[str, Any]
 """``status`` (ok, degraded, failing or "not configured") and whatever numbers belong to it."""
 Check = Callable[[], Component]
@@ -30,10 +32,13 @@ class HealthChecker:
             if check is None:
                 found[name] = {"status": "not configured"}
                 continue
-            try:
-                found[name] = dict(check())
-            except (OSError, RuntimeError, ValueError, LookupError) as error:
-                found[name] = {"status": "failing", "detail": str(error)}
+            part = guarded_call(check)
+            if isinstance(part, Failure):
+                found[name] = {"status": "failing", "detail": f"{part.error}: {part.message}"}
+            elif isinstance(part, Mapping) and "status" in part:
+                found[name] = dict(part)
+            else:
+                found[name] = {"status": "failing", "detail": "its check does not say how it is"}
         latency = self._api_latency() if self._api_latency is not None else None
         found["api"] = {"status": "ok", "latency_p95_ms": None if latency is None else round(latency * 1000, 3)}
         return found

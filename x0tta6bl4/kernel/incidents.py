@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from x0tta6bl4.kernel.facts import Finding, Incident, IncidentState, Observation, shown
 from x0tta6bl4.kernel.sight import View
-from x0tta6bl4.kernel.subjects import subject_of
+from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.ports.clock import Clock
 
 Key = tuple[str, str]
@@ -75,10 +75,12 @@ class Incidents:
         """What is found of it now; None when no analyzer said so at the last look."""
         return self._findings.get((incident.subject, incident.fault))
 
-    def found_again(self, subject: str, since: float) -> list[Finding]:
-        """What turns later than that moment have found of the subject."""
+    def found_again(self, incident: Incident, since: float) -> list[Finding]:
+        """What turns later than that moment have found that says it is not over: the fault, or another by its signs."""
+        signs = set(incident.healthy_when)
         return [f for (name, fault), f in self._findings.items()
-                if name == subject and self._found_at.get((name, fault), since) > since]
+                if name == incident.subject and self._found_at.get((name, fault), since) > since
+                and (fault == incident.fault or not signs.isdisjoint(f.healthy_when))]
 
     def put(self, incident: Incident) -> None:
         """The responder moves an incident on."""
@@ -179,11 +181,13 @@ class Incidents:
     def waits_for(self, incident: Incident, view: View) -> str:
         """The sentence saying which dependency must be well first; empty when none is in the way."""
         now = view.now
-        for name in subject_of(view.sight.subjects, incident.subject).depends_on:
+        for name in _below(view.sight.subjects, incident.subject):
             trouble = ""
-            down = [i for i in self.of_subject(name) if i.fault not in ("blind", "overloaded")]
+            down = [i for i in self.of_subject(name) if _is_down(i, view)]
             if down:
                 trouble = f"{name} is {down[0].fault} (incident {down[0].id})"
+            elif view.sight.is_acted_on(name):
+                trouble = f"something is being done to {name}"
             else:
                 # Its own probe may fail already while its analyzer still counts: the dependent must not win that race.
                 failing = [m for m in ("process_up", "unit_up", "health_up", "work_up")
@@ -204,13 +208,33 @@ class Incidents:
     def _unheard(self, name: str, incident: Incident, view: View) -> str:
         """A dependency that hangs is silent before it is found to hang: it must have answered since the trouble began."""
         finding = self.finding(incident)
-        asked = [s for m in ("work_up", "health_up") if (s := view.sight.streak(name, m)) is not None]
-        if finding is None or not asked:
-            return ""
+        # One that has gone blind will not hear of it again: that is no reason to leave the dependent down for ever.
+        asked = [s for m in ("work_up", "health_up") if (s := view.sight.streak(name, m)) is not None
+                 and (seen := view.latest(name, m)) is not None and seen.source not in view.sight.blind_instances]
+        if finding is None or finding.fault == "dead" or not asked:
+            return ""  # what is gone is gone, whatever others say at their next look
         heard = max((s.last_yes for s in asked if s.last_yes is not None), default=None)
         if heard is not None and heard > finding.since:
             return ""
         return f"{name} has not answered since this began"
+
+
+def _below(subjects: Mapping[str, Subject], name: str) -> list[str]:
+    """What it depends on, nearest first, and what that depends on."""
+    below: list[str] = []
+    queue = list(subject_of(subjects, name).depends_on)
+    while queue:
+        one = queue.pop(0)
+        if one != name and one not in below:
+            below.append(one)
+            queue += subject_of(subjects, one).depends_on
+    return below
+
+
+def _is_down(incident: Incident, view: View) -> bool:
+    """Whether it keeps its subject from answering: a leak, or a certificate that expires, does not."""
+    return incident.fault not in ("blind", "overloaded") and any(
+        c.metric.endswith("_up") and not view.sight.holds(c, incident.subject) for c in incident.healthy_when)
 
 
 def _reasons(finding: Finding) -> tuple[str, ...]:

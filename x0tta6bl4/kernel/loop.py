@@ -17,7 +17,9 @@ from x0tta6bl4.kernel.facts import (
     Incident,
     IncidentState,
     Observation,
+    Outcome,
     Plan,
+    Result,
     Severity,
     Step,
     Verdict,
@@ -48,6 +50,10 @@ BLIND_AFTER = 2.0
 LATER = 5.0
 """Seconds after which a hold without an end of its own is looked at again."""
 STORE_RETRY = 2.0
+FORBIDDEN = ("allowlist", "catalogue")
+"""Checks whose denial no time and no person at the keyboard changes: only another configuration does."""
+TOLD = ("mode", "budget", "storm brake", "circuit")
+"""Checks that stop a step and leave it to a person, who has to hear of it."""
 ASKING = "ask"
 """The rung of a plan that only asks or tells a human, beside the ladder."""
 RANK = {Severity.CRITICAL: 0, Severity.MAJOR: 1, Severity.WARNING: 2, Severity.INFO: 3}
@@ -116,7 +122,7 @@ class MAPEK:
         self.responder = Responder(
             catalogue=self.parts.catalogue, guard=self.guard, incidents=self.incidents, sight=self.parts.sight,
             watching=self.watching, knowledge=self.parts.knowledge, planner=self.parts.planner, clock=self.parts.clock,
-            meter=self.parts.meter, told=self._tell,
+            meter=self.parts.meter, told=self._tell, eased=self._wake_held,
         )
         self.first_turn = asyncio.Event()
         self._status = "stopped"
@@ -153,14 +159,15 @@ class MAPEK:
             unfinished = await self._prepare()
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                beside = [
-                    group.create_task(self.parts.bus.process_events(), name="bus"),
+                beside = [group.create_task(self.parts.bus.process_events(), name="bus")]
+                # Before anything can wake a turn: it would treat an incident whose last step nobody has looked at yet.
+                for left in unfinished:
+                    await self._take_up(left)
+                beside += [
                     group.create_task(self.watching.run(), name="watching"),
                     group.create_task(self._turns(), name="turns"),
                     group.create_task(self._notice(), name="notice"),
                 ]
-                for left in unfinished:
-                    await self._take_up(left)
                 if self.parts.schedule is not None:
                     self.parts.schedule.every(self.interval, self._due)
                 self._due()
@@ -245,6 +252,7 @@ class MAPEK:
                     for left in await self.parts.knowledge.unfinished():
                         if not {left.plan.incident, f"{left.plan.incident}/ask"} & self._treated.keys():
                             await self._take_up(left)
+                    await self._refresh()  # the switch may have been thrown meanwhile: known before anything is done
                     log.info("the journal can be written again", extra={"was": self.standing.store_trouble})
                     self.standing.store_trouble = ""
                     self._due()
@@ -267,6 +275,11 @@ class MAPEK:
         """Asks for a turn about these subjects now. Many calls before it comes are one turn."""
         self._wanted.update(subjects)
         self._woken.set()
+
+    def _wake_held(self) -> None:
+        """Something that others were held back for is over."""
+        held, self._held = self._held, set()
+        self.wake(held)
 
     def wake_at(self, subject: str, when: float) -> None:
         """Asks for a turn about the subject at a time of the monotonic clock; the earliest wish counts."""
@@ -394,8 +407,12 @@ class MAPEK:
             drafts: list[tuple[Plan | None, Incident, tuple[Verdict, ...]]] = []
             responses: list[str] = []
             for plan, incident, verdicts in planned:
+                if incident.subject in self.standing.in_treatment:
+                    continue  # by a plan for a worse incident of the same subject; one that is held back stops no other
                 if plan is not None:
                     verdicts = self._judge(plan, incident, view)
+                    if _is_forbidden(plan, decision(verdicts)):
+                        self._pass_over(plan, incident, decision(verdicts))
                     if decision(verdicts).answer is Answer.ALLOW and self._respond(plan, incident):
                         responses.append(plan.id)
                 drafts.append((plan, incident, verdicts))
@@ -461,21 +478,17 @@ class MAPEK:
         return found
 
     def _to_plan(self, view: View) -> list[Incident]:
-        """Worst first, one a subject; those in treatment are left to it."""
+        """Worst first; subjects in treatment are left to it."""
         scope = view.scope
         if scope is not None:
             # Who waits for a subject in scope is concerned as well.
             scope = scope | {n for n, s in view.sight.subjects.items() if any(d in view.scope for d in s.depends_on)}  # type: ignore[operator]  # narrowed above
-        ranked = sorted(
+        return sorted(
             (i for i in self.incidents.open if (scope is None or i.subject in scope)
              and i.state is not IncidentState.RESPONDING and i.subject not in self.standing.in_treatment
              and self.incidents.finding(i) is not None),
             key=lambda i: (RANK[i.severity], i.opened_at),
         )
-        chosen: dict[str, Incident] = {}
-        for incident in ranked:
-            chosen.setdefault(incident.subject, incident)
-        return list(chosen.values())
 
     def _situation(self, incident: Incident) -> Situation:
         subjects, ledger = self.parts.sight.subjects, self.guard.ledger
@@ -523,6 +536,15 @@ class MAPEK:
             self.wake_at(incident.subject, until)
         return verdicts
 
+    def _pass_over(self, plan: Plan, incident: Incident, verdict: Verdict) -> None:
+        """A rung that nobody allows would keep the incident from the rungs behind it, and from a human, for ever."""
+        now = self.parts.clock.wall()
+        refused = Outcome(plan.steps[0].id, Result.REFUSED, f"{verdict.check}: {verdict.sentence}", now, now)
+        moved = self.parts.planner.after(incident, plan, refused, self._situation(incident))
+        if moved.rung:  # at the top it waits where it is, and does not begin the same walk again at once
+            self.incidents.put(replace(moved, state=incident.state))
+            self.wake({incident.subject})
+
     def _respond(self, plan: Plan, incident: Incident) -> bool:
         # Telling a human occupies nobody: a slow mail server must not keep a restart waiting.
         concerned = {plan.subject, *(step.target for step in plan.steps)} if self._is_disruptive(plan) else set()
@@ -530,6 +552,7 @@ class MAPEK:
             self.wake_at(plan.subject, self.parts.clock.monotonic() + 0.5)
             return False
         self.incidents.put(replace(incident, state=IncidentState.RESPONDING))
+        plan = self.responder.once(plan)
         self.responder.mean(plan, plan.steps[0])
         self._treat(incident, self._carry_out(plan, incident), concerned)
         return True
@@ -550,6 +573,8 @@ class MAPEK:
             finally:
                 for name in concerned:
                     self.standing.in_treatment.pop(name, None)
+                if concerned:
+                    self.standing.recovering.discard(subject)
                 self._treated.pop(incident.id, None)
             if isinstance(ended, Failure) and isinstance(ended.exception, StoppedUnproved):
                 return
@@ -565,8 +590,8 @@ class MAPEK:
                 self.wake_at(subject, self.parts.clock.monotonic() + LATER)
             if not self._treated and self.lifecycle.current_state is State.RESPONDING:
                 self.lifecycle.transition_to(State.IDLE, "responses over")
-            held, self._held = self._held, set()
-            self.wake({subject} | held | concerned)
+            self._wake_held()
+            self.wake({subject} | concerned)
 
         self._treated[incident.id] = self._group.create_task(treated(), name=f"treat-{subject}")
 
@@ -674,6 +699,9 @@ class MAPEK:
             approval.state == "expired" or (approval.state == "wanted" and approval.expires <= self.parts.clock.wall()))
         if lapsed:
             self._told_decisions.pop(incident.id, None)
+        if (plan is not None and verdict.check in TOLD and verdict.answer is not Answer.ALLOW
+                and not _is_forbidden(plan, verdict)):
+            self._let_know(plan, incident, verdict)  # each time: the guard spaces it out, and a lost message is sent anew
         said = (verdict.check, verdict.answer.value, plan.id if plan else "")
         if self._told_decisions.get(incident.id) == said:
             return
@@ -686,8 +714,6 @@ class MAPEK:
                 until = wall + self.parts.policy.approval_expires
                 self.standing.approvals[plan.id] = await knowledge.want_approval(
                     plan, until, "; ".join(plan.because[:3]))
-            if verdict.answer is not Answer.ALLOW:
-                self._let_know(plan, incident, verdict)
         if plan is not None and verdict.answer is not Answer.ALLOW:
             await knowledge.save_plan(plan)
         nothing = Plan("", incident.id, incident.subject, incident.fault, "", "", (_NO_STEP,), ())
@@ -702,20 +728,27 @@ class MAPEK:
 
     def _let_know(self, plan: Plan, incident: Incident, verdict: Verdict) -> None:
         """Where a person is to decide or to act, a person hears of it; the same channel and journal as any step."""
+        id = f"{plan.id}-ask{int(self.parts.clock.wall() * 1000):x}"  # each message has an intent of its own
         step = Step(
-            id=f"{plan.id}.ask", action="notify.human", target=incident.subject, timeout=20.0, expect=None,
+            id=f"{id}.1", action="notify.human", target=incident.subject, timeout=20.0, expect=None,
             args={"title": f"{incident.subject}: {incident.fault}", "incident": incident.id,
                   "text": f"{incident.summary}. {verdict.sentence}", "severity": incident.severity.value,
                   "reasons": list(incident.because)})
-        asking = replace(plan, id=f"{plan.id}-ask", rung=ASKING, steps=(step,))
+        asking = replace(plan, id=id, rung=ASKING, steps=(step,))
         verdicts = self.responder.judge(asking, incident)
         key = f"{incident.id}/ask"
         if decision(verdicts).answer is Answer.ALLOW and key not in self._treated and self._group is not None:
-            self._treat(replace(incident, id=key), self.responder.say(asking, incident), set())
+            self._treat(replace(incident, id=key), self.responder.say(self.responder.once(asking), incident), set())
 
     def _tell(self, what: str, subject: str, data: Mapping[str, object]) -> None:
         if not self.parts.bus.publish_nowait(Event(EventType(what), data={"subject": subject, **data}, source="loop")):
             self.parts.meter.count("x0tta6bl4_events_dropped_total")
+
+
+def _is_forbidden(plan: Plan, verdict: Verdict) -> bool:
+    """Whether the rung itself is what may not be done; a subject that is not to be treated at all is another matter."""
+    elsewhere = verdict.check == "mode" and plan.steps[0].target != plan.subject
+    return verdict.answer is Answer.DENY and (verdict.check in FORBIDDEN or elsewhere)
 
 
 def plan_id(incident: Incident, rung: str, done: int = 0) -> str:

@@ -93,6 +93,7 @@ class Responder:
         clock: Clock,
         meter: Meter,
         told: Callable[[str, str, Mapping[str, object]], None],
+        eased: Callable[[], None] = lambda: None,
         epoch: int = 0,
     ) -> None:
         self.catalogue = catalogue
@@ -105,7 +106,9 @@ class Responder:
         self._clock = clock
         self._meter = meter
         self._told = told
+        self._eased = eased
         self.epoch = epoch
+        self._carried = 0
         self.stopping = asyncio.Event()
         """Set when the loop is asked to end: what is being done is finished, what is being proved is left to look at."""
 
@@ -148,6 +151,16 @@ class Responder:
         assert outcome is not None, "a plan has at least one step"
         return Done(await self.moved_on(plan, incident, outcome, situation), outcome)
 
+    def once(self, plan: Plan) -> Plan:
+        """The plan with steps of their own.
+
+        A plan is the same as long as its story is, so that an approval finds it; but a step is meant once in its life,
+        and a plan may be carried out again when the daemon died between two writes.
+        """
+        self._carried += 1
+        once = f"{plan.id}-{self.epoch}.{self._carried}"
+        return replace(plan, steps=tuple(replace(s, id=f"{once}.{n}") for n, s in enumerate(plan.steps, 1)))
+
     def mean(self, plan: Plan, step: Step) -> None:
         """It was allowed and counts from here: what is judged before its intent is written must see it."""
         group = subject_of(self._sight.subjects, step.target).group
@@ -179,17 +192,22 @@ class Responder:
         await self._knowledge.save_incident(moved)
         return moved
 
-    async def _take(self, plan: Plan, step: Step, incident: Incident, *, prove: bool) -> Outcome | None:
+    async def _take(
+        self, plan: Plan, step: Step, incident: Incident, *, prove: bool, is_undo: bool = False
+    ) -> Outcome | None:
         """One step from intent to outcome; None when the symptom was gone before anything was done."""
         executor, action = self.catalogue.find(step.action)
         is_begun = False
         try:
-            if action.disruptive and prove and not await self._still_needed(incident):
-                gone = Verdict("precondition", Answer.DENY, "the symptom was gone when it was looked at again")
+            if action.disruptive and not is_undo and not await self._still_needed(incident):
+                gone = Verdict("precondition", Answer.DENY, "the symptom was gone, or could not be seen any more, when "
+                                                            "it was looked at again")
                 await self._knowledge.record_decision(plan, step, gone, self._clock.wall())
                 self._told("decision", incident.subject, {"plan": plan.id, "check": gone.check, "answer": "deny",
                                                           "sentence": gone.sentence})
                 return None
+            if self.stopping.is_set() and not is_undo:
+                raise StoppedUnproved  # nothing new is begun
             started = self._clock.wall()
             await self._knowledge.record_intent(
                 step, plan, self.epoch, group=subject_of(self._sight.subjects, step.target).group,
@@ -249,7 +267,7 @@ class Responder:
         except StepRefused as refused:
             log.error("cannot undo", extra={"step": step.id, "reason": str(refused)})
             return
-        await self._take(plan, back, incident, prove=False)
+        await self._take(plan, back, incident, prove=False, is_undo=True)
 
     async def _finished(self, outcome: Outcome, incident: Incident, plan: Plan, step: Step) -> None:
         await self._knowledge.record_outcome(step.id, outcome)
@@ -279,7 +297,12 @@ class Responder:
                     old.append(seen.source)
         if old:
             await self._watching.look(old)
-        return not all(self._sight.holds(c, incident.subject) for c in incident.healthy_when)
+        # Something must say no now. What was seen long ago by a monitor that has gone blind since says nothing.
+        since = self._clock.monotonic() - FRESH
+        return any(
+            not self._sight.holds(c, incident.subject)
+            and ((at := self._sight.seen_at(c.subject or incident.subject, c.metric)) is None or at >= since)
+            for c in incident.healthy_when)
 
     async def prove(
         self, step: Step, incident: Incident, acted_at: float, started: float, effect: Effect
@@ -319,13 +342,16 @@ class Responder:
             if all(signs):
                 if well_since is None:
                     well_since, verified_at = now, self._clock.wall()
+                    self._guard.standing.recovering.add(incident.subject)
+                    self._eased()
                 if now - well_since >= expect.hold:
                     proof = f"proved by {', '.join(map(str, incident.healthy_when))} for {expect.hold:g} s"
                     return Result.VERIFIED, proof, verified_at, self._evidence(incident)
                 next_look = well_since + expect.hold
             else:
                 well_since = verified_at = None
-                again = self._incidents.found_again(incident.subject, acted_at)
+                self._guard.standing.recovering.discard(incident.subject)
+                again = self._incidents.found_again(incident, acted_at)
                 if again:
                     return Result.REFUTED, f"did not help: {again[0].summary}", None, self._evidence(incident)
                 if now >= deadline:

@@ -119,6 +119,9 @@ class Sight:
     def sees_again(self, instance: str) -> None:
         self._blind.pop(instance, None)
 
+    def forget_blindness(self) -> None:
+        self._blind.clear()
+
     @property
     def blind_instances(self) -> Mapping[str, tuple[str, tuple[str, ...], float]]:
         """Instance -> why it cannot see, of whom it would have spoken, since when."""

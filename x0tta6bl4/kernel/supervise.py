@@ -44,6 +44,14 @@ async def guarded(call: Callable[[], Awaitable[T]], timeout: float | None) -> T 
         return Failure(type(error).__name__, _words(error), timed_out=False, exception=error)
 
 
+def guarded_call(call: Callable[[], T]) -> T | Failure:
+    """The same for a call that neither waits nor blocks."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - still the one place
+        return Failure(type(error).__name__, _words(error), timed_out=False, exception=error)
+
+
 def _words(error: BaseException) -> str:
     try:
         return str(error)

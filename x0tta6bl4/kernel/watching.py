@@ -14,6 +14,8 @@ from x0tta6bl4.ports.meter import Meter
 
 log = logging.getLogger("x0tta6bl4.kernel.watching")
 
+LOOK_AGAIN = 0.01
+"""Seconds between two questions whether a monitor that takes one look at a time is free."""
 RESTART_PAUSE = 5.0
 """Seconds before a watcher that ended is started again."""
 
@@ -88,7 +90,7 @@ class Watching:
         while True:
             for instance in instances:
                 if instance.in_flight < instance.overlap:
-                    group.create_task(self._look(instance), name=instance.name)
+                    group.create_task(self._look_if_free(instance), name=instance.name)
                 else:
                     instance.skipped += 1
             due = max(due + every, loop.time())  # after a sleep of the machine: go on, do not catch up
@@ -131,7 +133,18 @@ class Watching:
             return
         async with asyncio.TaskGroup() as group:
             for instance in instances:
-                group.create_task(self._look(instance), name=instance.name)
+                group.create_task(self._look_in_turn(instance), name=instance.name)
+
+    async def _look_if_free(self, instance: Instance) -> None:
+        if instance.in_flight < instance.overlap:  # since the tick, somebody else may have begun to look
+            await self._look(instance)
+        else:
+            instance.skipped += 1
+
+    async def _look_in_turn(self, instance: Instance) -> None:
+        while instance.in_flight >= instance.overlap:  # bounded by that look's own timeout
+            await asyncio.sleep(LOOK_AGAIN)
+        await self._look(instance)
 
     async def _look(self, instance: Instance) -> None:
         asked = self._clock.monotonic()

@@ -210,6 +210,8 @@ class ProcessMonitor:
             seen.append(self._number("process_fds", reading.fds))
         if reading.fd_limit is not None:
             seen.append(self._number("process_fds_limit", reading.fd_limit))
+            if reading.fds is not None and reading.fd_limit:
+                seen.append(self._number("process_fds_ratio", reading.fds / reading.fd_limit))
         before = self._before
         if before is None or before[0] != process:
             self._before = (process, reading.age, reading.cpu_seconds)

@@ -103,6 +103,11 @@ class Rule(_Part):
     def _whole(self) -> "Rule":
         names = list(self.states)
         wrong: list[str] = []
+        if self.trigger.when:
+            try:
+                compile_expression(self.trigger.when)
+            except ValueError as error:
+                wrong.append(f"trigger: {error}")
         if self.initial not in self.states:
             wrong.append(f"initial: there is no state {self.initial!r}")
         for name, state in self.states.items():
@@ -124,14 +129,13 @@ class Rule(_Part):
                 if branches and branches[-1].when:
                     wrong.append(f"states.{name}.{key}: the last branch has a condition; nothing is left if it is "
                                  "false")
-            for expression in [state.when, *(b.when for b in (*state.done, *state.failed)),
-                               *(v[1:] for d in state.do for v in d.args.values()
-                                 if isinstance(v, str) and v.startswith("="))]:
-                if expression:
-                    try:
-                        compile_expression(expression)
-                    except ValueError as error:
-                        wrong.append(f"states.{name}: {error}")
+            conditions = [c for c in (state.when, *(b.when for b in (*state.done, *state.failed))) if c]
+            for expression in [*conditions, *(v[1:] for d in state.do for v in d.args.values()
+                                              if isinstance(v, str) and v.startswith("="))]:
+                try:
+                    compile_expression(expression)
+                except ValueError as error:
+                    wrong.append(f"states.{name}: {error}")
         if not wrong:
             wrong += [f"states.{name}: no end can be reached from it" for name in names if not self._ends(name)]
         if wrong:
@@ -249,7 +253,7 @@ def read_rules(text: str, place: str) -> list[Rule]:
             for mistake in error.errors():
                 where = ".".join([str(name), *map(str, mistake["loc"])])
                 message = re.sub(r"^Value error, ", "", mistake["msg"])
-                problems.extend(Problem(where, part, place) for part in message.split("; states."))
+                problems.extend(Problem(where, part, place) for part in re.split(r"; (?=states\.|initial:)", message))
     if problems:
         raise ConfigError(problems)
     return rules
@@ -275,6 +279,16 @@ class Config(PluginConfig):
     """Whether the shipped rules come behind yours. Without them, a fault no rule speaks of is only shown."""
     equal_tries: int = Field(default=3, ge=1, le=3)
     """The same step at most so often in a row for one subject, over all of its incidents; then the next rung."""
+
+    @field_validator("rules")
+    @classmethod
+    def _are_rules(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            for number, raw in enumerate(value):
+                _own_rule(raw, number)
+        except ConfigError as error:
+            raise ValueError("; ".join(map(str, error.problems))) from error
+        return value
 
 
 class Ladder:
@@ -361,6 +375,7 @@ class Ladder:
         for number, do in enumerate(state.do):
             last = number == len(state.do) - 1
             family, _, verb = do.action.partition(".")
+            undo_family, _, undo_verb = do.undo.partition(".")
             targets: Sequence[Subject] = (subject,)
             if family == "dependency":
                 targets = [s for n in subject.depends_on if (s := situation.subjects.get(n)) is not None]
@@ -374,7 +389,7 @@ class Ladder:
                 steps.append(Step(
                     id="", action=action, target=target.name, timeout=do.timeout, on_unknown=do.on_unknown,
                     args={k: _argument(v, names) for k, v in do.args.items()} | _told(family, incident),
-                    undo=do.undo,
+                    undo=target.controller.get(undo_verb, "") if undo_family in ("service", "dependency") else do.undo,
                     expect=Expect(state.expect.within or subject.start_timeout, state.expect.hold) if proves else None,
                 ))
             if not targets:
