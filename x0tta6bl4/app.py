@@ -253,7 +253,7 @@ def _action_problems(blueprint: Blueprint) -> list[Problem]:
                 offered |= {f"{chosen.name}.{action.verb}" for action in built.actions}
     families = set(own_names("executors"))
     for number, pattern in enumerate(blueprint.settings.guard.allow):
-        if not fnmatch.filter(offered, pattern) and pattern.split(".")[0] not in families:
+        if not fnmatch.filter(offered, pattern) and pattern not in {"*", *(f"{name}.*" for name in families)}:
             problems.append(Problem(f"guard.allow[{number}]", f"no action is called so (got {pattern!r})",
                                     hint=nearest(pattern, offered)))
     for subject in blueprint.subjects.values():
@@ -558,6 +558,12 @@ class Daemon:
             except OSError as error:
                 raise ConfigError([Problem("state_dir", f"cannot make {self.state_dir}: {error.strerror}",
                                            hint="set it to a folder this user may write")]) from error
+            store_lock = self.state_dir / "daemon.lock"
+            if store_lock != lock_file_of(settings, self.blueprint.places.config_dir):
+                # Another lock file may be another host's or a test's; one memory is never two daemons'.
+                own = HostLock(store_lock)
+                own.take(self._who())
+                stack.callback(own.release)
             await self._database.open()
             stack.push_async_callback(self._database.close)
             self._processes = LinuxProcesses(self.state_dir)

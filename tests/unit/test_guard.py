@@ -1,4 +1,4 @@
-"""The guard: each check with its sentence, their order, and that no order of events lets more through than was agreed."""
+"""The guard: each check with its sentence, their order, and that nothing lets more through than agreed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ from x0tta6bl4.kernel.memory import ActionRecord, Approval, Pause
 from x0tta6bl4.kernel.plugin import Action, PluginConfig
 from x0tta6bl4.kernel.policy import GuardPolicy, Maintenance
 from x0tta6bl4.kernel.sight import Sight
-from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.kernel.subjects import Mode, Subject
 
 NOW = 1_750_000_000.0
 RESTART = Action("restart", "restarts it", PluginConfig)
@@ -289,8 +289,9 @@ def test_the_mode_says_who_decides(mode: Any, answer: Answer, part: str) -> None
 
 
 def test_a_human_is_told_in_every_mode_but_observe() -> None:
-    for mode in ("auto", "suggest", "approve"):
-        the = guard(Subject("web", mode=mode))  # type: ignore[arg-type]  # the names of the modes
+    modes: tuple[Mode, ...] = ("auto", "suggest", "approve")
+    for mode in modes:
+        the = guard(Subject("web", mode=mode))
         assert verdict(the, action="notify.human").answer is Answer.ALLOW
     the = guard(Subject("web", mode="observe"))
     assert verdict(the, action="notify.human").answer is Answer.DENY
@@ -307,11 +308,12 @@ def test_an_answer_counts_for_the_plan_it_was_given_to(state: Any, answer: Answe
     the.standing.approvals["plan-1"] = Approval("plan-1", state, "ann", "not now", NOW, NOW + 60)
     said = verdict(the)
 
-    assert said.answer is answer and part in said.sentence or answer is Answer.ALLOW
+    assert said.answer is answer
+    assert answer is Answer.ALLOW or part in said.sentence
     assert verdict(the, plan="plan-2").answer is Answer.HOLD
 
 
-# -- backoff -----------------------------------------------------------------------------------------------------------
+# -- backoff ---------------------------------------------------------------------------------------------------------
 
 def unhelpful(count: int, end: float = NOW, target: str = "web") -> list[ActionRecord]:
     return [record(end - (count - n) * 0.01 - 0.01, Result.REFUTED, took=0.01, target=target) for n in range(count)]
@@ -383,7 +385,7 @@ def test_backoff_counts_for_the_target_whoever_asked_and_tells_how_often_it_was_
     assert verdict(the, target="db", action="notify.human").answer is Answer.ALLOW
 
 
-# -- equal tries and reminders -------------------------------------------------------------------------------------------
+# -- equal tries and reminders ---------------------------------------------------------------------------------------
 
 
 
@@ -430,9 +432,9 @@ def test_a_human_hears_again_at_once_when_something_was_done_since() -> None:
     assert verdict(guard(records=[told, done]), action="notify.human").answer is Answer.ALLOW
 
 
-# -- budgets -------------------------------------------------------------------------------------------------------------
+# -- budgets ---------------------------------------------------------------------------------------------------------
 
-SPREAD = {"backoff": {"base": 0.001, "cap": 0.001, "jitter": 0, "decay": 0.001}}
+SPREAD: dict[str, Any] = {"backoff": {"base": 0.001, "cap": 0.001, "jitter": 0, "decay": 0.001}}
 
 
 @pytest.mark.parametrize(("which", "part"), [
@@ -526,7 +528,7 @@ def test_many_actions_spread_over_time_are_no_storm() -> None:
     assert verdict(guard(*fleet(51), records=rows), subject="web50").answer is Answer.ALLOW
 
 
-# -- the circuit ---------------------------------------------------------------------------------------------------------
+# -- the circuit -----------------------------------------------------------------------------------------------------
 
 def failing(count: int = 5) -> list[ActionRecord]:
     return [record(NOW - 10 + n, Result.FAILED, took=0.5, target=f"t{n}") for n in range(count)]
@@ -565,7 +567,7 @@ def test_a_refusal_says_nothing_about_whether_the_action_works() -> None:
     assert stopped_by(guard(records=rows)) == "circuit"
 
 
-# -- what holds whatever happens -----------------------------------------------------------------------------------------
+# -- what holds whatever happens -------------------------------------------------------------------------------------
 
 class Try:
     def __init__(self, subject: int, wait: float, result: Result | None, restart: bool) -> None:

@@ -57,7 +57,8 @@ def test_another_fault_and_another_subject_are_other_incidents() -> None:
     story = Story(web=(), db=())
     story.take(story.found(), story.found(fault="gray"), story.found("db"))
 
-    assert sorted((i.subject, i.fault) for i in story.incidents.open) == [("db", "hung"), ("web", "gray"), ("web", "hung")]
+    assert sorted((i.subject, i.fault) for i in story.incidents.open) == [
+        ("db", "hung"), ("web", "gray"), ("web", "hung")]
     assert len({i.id for i in story.incidents.open}) == 3
 
 
@@ -208,7 +209,7 @@ def test_another_life_of_the_daemon_takes_up_what_is_open_and_reopens_what_was_c
     assert (again.id, again.reopened) == (closed.id, 1)
 
 
-# -- waiting for what it depends on --------------------------------------------------------------------------------------
+# -- waiting for what it depends on ----------------------------------------------------------------------------------
 
 def failing(story: Story, subject: str) -> Incident:
     story.see(subject, value=0)

@@ -63,7 +63,7 @@ def walk(the: Ladder, at: Incident, where: Situation, result: Result, rungs: int
     raise AssertionError(f"no end after {walked}")
 
 
-# -- expressions ---------------------------------------------------------------------------------------------------------
+# -- expressions -----------------------------------------------------------------------------------------------------
 
 NAMES = {"subject": {"name": "web", "cleanup": [1], "can": {"reload": True}, "limit": 5, "none": None},
          "incident": {"fault": "hung", "passes": 2}}
@@ -106,7 +106,7 @@ def test_whatever_is_written_is_refused_with_valueerror_or_can_be_evaluated(text
         evaluate(names)
 
 
-# -- reading rules -------------------------------------------------------------------------------------------------------
+# -- reading rules ---------------------------------------------------------------------------------------------------
 
 def mistakes(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
@@ -204,7 +204,7 @@ def test_several_rules_of_one_file_keep_their_order() -> None:
     assert [r.runbook for r in read_rules(f"{one.format('p')}---\n{one.format('q')}---\n", "f")] == ["p", "q"]
 
 
-# -- which rule ------------------------------------------------------------------------------------------------------------
+# -- which rule ------------------------------------------------------------------------------------------------------
 
 def chosen(the: Ladder, fault: str = "hung", subject: Subject | None = None) -> str:
     found = the.rule_for(incident(fault), subject or web())
@@ -243,7 +243,7 @@ def test_a_subject_may_name_its_rule_and_then_no_other_counts() -> None:
     assert chosen(the, "hung", web(rules={"hung": "gone"})) == ""
 
 
-# -- climbing --------------------------------------------------------------------------------------------------------------
+# -- climbing --------------------------------------------------------------------------------------------------------
 
 def test_the_first_rung_does_what_controls_the_subject() -> None:
     plan = ladder().plan(incident(), situation())

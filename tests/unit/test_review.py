@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from x0tta6bl4.app import Daemon, HostLock
-from x0tta6bl4.kernel.errors import StepFailed
-from x0tta6bl4.kernel.facts import Incident, Observation, Result, Step
+from x0tta6bl4.kernel.errors import StepFailed, StoreError
+from x0tta6bl4.kernel.facts import Incident, Observation, Plan, Result, Step
+from x0tta6bl4.kernel.memory import Approval
 from x0tta6bl4.kernel.plugin import Effect, Executor
 from x0tta6bl4.kernel.watching import Instance
 from x0tta6bl4.testing.virtual_time import run
@@ -186,6 +187,26 @@ def test_asking_again_when_an_approval_lapsed_is_a_message_of_its_own_in_the_jou
     run(story())
 
 
+def test_an_approval_that_the_journal_could_not_take_is_asked_for_when_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        world = World({"web": web(mode="approve")})
+        async with world.running() as loop:
+            ask, refusals = loop.parts.knowledge.want_approval, iter([StoreError("disk full")])
+
+            async def want(plan: Plan, expires: float, why: str = "") -> Approval:
+                for refusal in refusals:
+                    raise refusal
+                return await ask(plan, expires, why)
+
+            monkeypatch.setattr(loop.parts.knowledge, "want_approval", want)
+            world.kill("web")
+            await asyncio.sleep(30)
+
+            assert len(await world.knowledge.approvals("wanted")) == 1
+
+    run(story())
+
+
 def test_a_suggestion_whose_message_was_lost_is_told_again() -> None:
     async def story() -> None:
         world = World({"web": web(mode="suggest")})
@@ -245,6 +266,57 @@ def test_a_monitor_that_takes_one_look_at_a_time_is_never_asked_twice_at_once() 
     run(story())
 
 
+def test_a_monitor_that_takes_its_time_keeps_no_heal_waiting() -> None:
+    class Slow:
+        name = "slow"
+        looks = 0
+
+        async def observe(self) -> Sequence[Observation]:
+            self.looks += 1
+            await asyncio.sleep(9)
+            return [Observation("slow", "web", "slow_seconds", 9.0)]
+
+    async def story() -> None:
+        world, slow = World({"web": web()}), Slow()
+        loop = world.build()
+        loop.watching.instances += (Instance(slow, None, 10.0),)
+        for program in world.blueprint.programs:
+            await world.processes.start(program)
+        task = asyncio.create_task(loop.start())
+        await asyncio.sleep(2)
+        assert slow.looks == 1
+        world.kill("web")
+        assert await world.until(lambda: world.processes.supervised("web") is not None) < 0.1
+        assert not loop.first_turn.is_set()
+        await asyncio.sleep(10)
+        assert loop.first_turn.is_set()
+        assert world.loop.parts.sight.latest("web", "slow_seconds") is not None
+        loop.stop()
+        await task
+
+    run(story())
+
+
+def test_the_incident_of_a_subject_that_was_taken_out_of_the_configuration_does_not_stay_open() -> None:
+    async def story() -> None:
+        db = {"process": ["/bin/db"], "work": DB}
+        before = World({"web": web(mode="suggest"), "db": db})
+        async with before.running():
+            before.kill("web")
+            await asyncio.sleep(5)
+        after = World({"db": db})
+        after.database, after.processes = before.database, before.processes
+        async with after.running(started=False) as loop:
+            assert [i.subject for i in loop.incidents.open] == ["web"]
+            await asyncio.sleep(180)
+            loop._due()
+            await asyncio.sleep(1)
+
+            assert [i.ended for i in await after.incidents()] == ["aged out"]
+
+    run(story())
+
+
 def test_a_stop_begins_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         world = World({"web": web()})
@@ -291,7 +363,7 @@ def test_a_log_file_that_cannot_be_opened_is_a_mistake_of_the_reload_and_not_the
     async def story() -> None:
         daemon = Daemon(file)
         life = asyncio.create_task(daemon.run())
-        await _until(lambda: life.done() or daemon._loop is not None and daemon.loop.first_turn.is_set())
+        await _until(lambda: life.done() or (daemon._loop is not None and daemon.loop.first_turn.is_set()))
         first = daemon.loop
         file.write_text(QUIET + "logging: {file: /nonexistent/folder/x.log}\n")
         problems = await daemon.reload()
@@ -371,7 +443,7 @@ def test_an_endpoint_that_ends_badly_is_a_condition_and_healing_goes_on(
     async def story() -> None:
         daemon = Daemon(file)
         life = asyncio.create_task(daemon.run())
-        await _until(lambda: life.done() or daemon._loop is not None and daemon.loop.first_turn.is_set())
+        await _until(lambda: life.done() or (daemon._loop is not None and daemon.loop.first_turn.is_set()))
 
         assert not life.done()
         assert "the server fell over" in " ".join(c.meaning for c in daemon.conditions())

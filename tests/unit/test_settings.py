@@ -461,6 +461,7 @@ def test_any_value_of_a_variable_either_loads_or_is_a_mistake_that_names_it(name
 )
 @example(data=b"guard: {maintenance: [[], 1, {from: 1}]}")
 @example(data=b"monitors: {a: {b: 1}}\nmonitors.a: 1\n")
+@example(data=b"?")
 def test_any_bytes_in_the_file_either_load_or_are_mistakes(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "x.yaml"
     file.write_bytes(data)

@@ -16,6 +16,8 @@ from x0tta6bl4.kernel.memory import plain
 WIDTH = 100
 """Columns, where nobody says how wide the terminal is."""
 NARROWEST = 24
+"""Columns that a table's last one keeps, as long as those in the middle can be cut."""
+LEAST = 12
 """Columns that a table's last one keeps, however narrow the terminal is."""
 _COLOURS = {"good": "32", "bad": "31", "doubtful": "33", "strong": "1", "faint": "2"}
 _GOOD = frozenset({"well", "verified", "allow", "ok", "healed", "recovered", "on", "approved", "auto"})
@@ -82,7 +84,7 @@ class Display:
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[str]], states: int | None = None) -> None:
         """Columns as wide as they need; the last takes what is left and wraps. ``states``: the column to colour.
 
-        The first column is what other commands are given, so it is never cut. Into a pipe nothing is cut or wrapped:
+        The first column is what other commands are given, so it is cut last. Into a pipe nothing is cut or wrapped:
         one row is one line there.
         """
         cells = [[printable(cell) for cell in row] for row in rows]
@@ -90,9 +92,11 @@ class Display:
         whole = max([self._width, *(sum(map(len, row)) + sum(widths) + 2 * len(row) for row in cells)])
         width = self._width if self._terminal else whole
         room = width - NARROWEST - 2 * len(widths)
-        while len(widths) > 1 and sum(widths) > room and max(widths[1:]) > 8:
+        while len(widths) > 1 and sum(widths) > room and max(widths[1:]) > 10:
             widths[widths.index(max(widths[1:]), 1)] -= 1
-        left = max(NARROWEST, width - sum(widths) - 2 * len(widths))
+        if widths and sum(widths) > width - LEAST - 2 * len(widths):
+            widths[0] = max(LEAST, width - LEAST - 2 * len(widths) - sum(widths[1:]))
+        left = max(LEAST, width - sum(widths) - 2 * len(widths))
         for number, row in enumerate([list(titles), *cells]):
             parts = [_cut(cell, width) for cell, width in zip(row, widths, strict=False)]
             last = textwrap.wrap(row[-1], left, break_on_hyphens=False) or [""]

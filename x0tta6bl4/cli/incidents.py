@@ -54,7 +54,7 @@ async def _run(args: Namespace, display: Display) -> int:
                     i.subject,
                     i.fault,
                     i.ended or i.state.value,
-                    display.when(began(i)),
+                    display.ago(began(i)),
                     f"{i.summary} ({_length(i)})" if _length(i) else i.summary,
                 )
                 for i in found

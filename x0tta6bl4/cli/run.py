@@ -63,7 +63,12 @@ def _announce(daemon: "Daemon", display: Display) -> None:
     )
     if not settings.mapek.enabled:
         display.line("mapek.enabled is false: nothing is watched and nothing is healed")
-    display.line(f"status page: {daemon.address}" if daemon.address else "the status page is off")
+    if daemon.address:
+        display.line(f"status page: {daemon.address}")
+    elif settings.status.enabled:
+        display.line("there is no status page: its port could not be opened (see the log above; --set status.port=0)")
+    else:
+        display.line("the status page is off (status.enabled)")
     for care in blueprint.cares:
         argv = care.program.argv if care.program is not None else ()
         if SAMPLE in argv and "--port" in argv[:-1]:
@@ -71,7 +76,9 @@ def _announce(daemon: "Daemon", display: Display) -> None:
             display.line(f"break it:    curl -X POST http://127.0.0.1:{port}/break/kill     (or hang, stop, leak, …)")
             display.line(f"and see why: {_program()} {_place(daemon)}why {care.subject.name}")
             break
-    display.line("Ctrl-C stops the daemon.")
+    left = [c.subject.name for c in blueprint.cares if c.program is not None and c.program.on_exit == "leave"]
+    stays = f" What it started ({', '.join(left)}) runs on and is taken up by the next one." if left else ""
+    display.line(f"Ctrl-C stops the daemon.{stays}")
     sys.stdout.flush()
 
 

@@ -16,7 +16,8 @@ from x0tta6bl4.kernel.policy import Budget, GuardPolicy, Maintenance
 from x0tta6bl4.kernel.sight import Sight
 from x0tta6bl4.kernel.subjects import MODES, Subject
 
-UNHELPFUL = frozenset({Result.REFUTED, Result.FAILED, Result.UNVERIFIED})
+UNHELPFUL = frozenset({Result.REFUTED, Result.FAILED, Result.UNVERIFIED, Result.REFUSED})
+NOTHING_AGAINST = "nothing against it"
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -152,7 +153,7 @@ class Guard:
         """The verdicts up to the first that stops the step, or all of them; the last one decides."""
         verdicts: list[Verdict] = []
         for name, check in CHAIN:
-            verdict = check(self, case) or Verdict(name, Answer.ALLOW, "nothing against it")
+            verdict = check(self, case) or Verdict(name, Answer.ALLOW, NOTHING_AGAINST)
             verdicts.append(verdict)
             if verdict.answer is not Answer.ALLOW:
                 break
@@ -160,7 +161,7 @@ class Guard:
 
     def judge_all(self, case: Case) -> tuple[Verdict, ...]:
         """Every check's answer, also behind one that stops it: for `simulate`."""
-        return tuple(check(self, case) or Verdict(name, Answer.ALLOW, "nothing against it") for name, check in CHAIN)
+        return tuple(check(self, case) or Verdict(name, Answer.ALLOW, NOTHING_AGAINST) for name, check in CHAIN)
 
     def mode_of(self, subject: Subject) -> str:
         return subject.mode
@@ -193,7 +194,7 @@ def _mode(guard: Guard, case: Case) -> Verdict | None:
     if approval is not None and approval.state == "approved":
         by = f" ({approval.why})" if approval.why else ""
         return Verdict("mode", Answer.ALLOW, f"approved by {approval.who}{by}")
-    if approval is not None and approval.state == "rejected":
+    if approval is not None and approval.state == "rejected" and approval.expires > case.wall:
         why = f": {approval.why}" if approval.why else ""
         return Verdict("mode", Answer.DENY, f"rejected by {approval.who}{why}")
     until = approval.expires if approval is not None and approval.expires > case.wall else None
@@ -339,8 +340,12 @@ def _budgets(guard: Guard, case: Case) -> Verdict | None:
         return None
     policy, ledger, wall = guard.policy, guard.ledger, case.wall
     target, action, group = case.target.name, case.step.action, case.target.group
-    spent = _within(policy.per_target, target, ledger.since(
-        wall - policy.per_target.window, lambda r: r.disruptive and r.target == target))
+    own = ledger.since(wall - policy.per_target.window, lambda r: r.disruptive and r.target == target)
+    spent = _within(policy.per_target, target, own)
+    if spent is not None and own and policy.per_target.count:
+        # A service whose trouble is over must not stay down for the rest of the window: spent means slow, not never.
+        thinned = own[-1].at + policy.backoff.cap
+        spent = replace(spent, until=min(thinned, spent.until or thinned)) if thinned > wall else None
     spent = spent or _within(policy.per_kind, action, ledger.since(
         wall - policy.per_kind.window, lambda r: r.disruptive and r.action == action))
     if group:
@@ -428,8 +433,12 @@ asked to approve what cannot be done. The check of a lease or a quorum for reboo
 
 
 def decision(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict that decides: the first that does not allow, else the last."""
-    return next((v for v in verdicts if v.answer is not Answer.ALLOW), verdicts[-1])
+    """The verdict that decides: the first that does not allow; else what the checks had to say for it."""
+    stopped = next((v for v in verdicts if v.answer is not Answer.ALLOW), None)
+    if stopped is not None:
+        return stopped
+    said = [v.sentence for v in verdicts if v.sentence != NOTHING_AGAINST]
+    return Verdict("guard", Answer.ALLOW, "; ".join(said) or NOTHING_AGAINST)
 
 
 ByName = Mapping[str, Action]

@@ -19,6 +19,8 @@ REOPEN = 600.0
 """Seconds within which the same fault is the old incident again, not a new one."""
 AGE_OUT = 24 * 3600.0
 """Seconds without any word, good or bad, after which an open incident is closed as nobody's any more."""
+GONE = 120.0
+"""The same for a subject that is under care no longer and of which no monitor speaks: an edit took it out."""
 DEPENDENCY_SETTLE = 3.0
 """Seconds that a dependent gets to recover by itself once what it depends on is well again."""
 
@@ -174,9 +176,15 @@ class Incidents:
             well_until = self._well_since.setdefault(id, now) + SETTLE
             return ("recovered", None) if now >= well_until else ("", well_until)
         self._well_since.pop(id, None)
-        if None in signs and False not in signs and now - self._last_found.setdefault(id, now) > AGE_OUT:
-            return "aged out", None
+        if None in signs and False not in signs:
+            silent = now - self._last_found.setdefault(id, now)
+            if silent > (AGE_OUT if self._is_known(incident.subject, view) else GONE):
+                return "aged out", None
         return "", None
+
+    @staticmethod
+    def _is_known(subject: str, view: View) -> bool:
+        return subject in view.sight.subjects or bool(view.sight.about(subject))
 
     def waits_for(self, incident: Incident, view: View) -> str:
         """The sentence saying which dependency must be well first; empty when none is in the way."""

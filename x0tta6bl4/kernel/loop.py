@@ -47,6 +47,8 @@ NOTICE_EVERY = 0.25
 """Seconds between looks at what other processes (the command line) wrote: the bound on how late a kill switch works."""
 BLIND_AFTER = 2.0
 """Seconds of blindness before it is a finding; one look that failed is a hiccup."""
+QUICK = 0.05
+"""Seconds in which a turn about everything mostly is over, and has done for those who were woken as well."""
 LATER = 5.0
 """Seconds after which a hold without an end of its own is looked at again."""
 STORE_RETRY = 2.0
@@ -133,6 +135,9 @@ class MAPEK:
         self._wanted: set[str] = set()
         self._all_due = False
         self._turning = asyncio.Lock()
+        """Held for the whole of a turn about everything."""
+        self._judging = asyncio.Lock()
+        """Held from what was seen to what is done about it, in every turn."""
         self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._treated: dict[str, asyncio.Task[None]] = {}
         self._held: set[str] = set()
@@ -303,36 +308,44 @@ class MAPEK:
 
     def _due(self) -> None:
         """The schedule's call. One that comes while the last one still waits or runs is an overrun, not a queue."""
-        if self._all_due or (self._turning.locked() and self.last_scope_is_all):
+        if self._all_due or self._turning.locked():
             self.overruns += 1
             self.parts.meter.count("x0tta6bl4_mapek_overruns_total")
         self._all_due = True
         self._woken.set()
 
-    last_scope_is_all = False
-
     async def _turns(self) -> None:
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            everything, self._all_due = self._all_due, False
-            wanted, self._wanted = self._wanted, set()
-            scope = None if everything else frozenset(wanted)
-            turn = await guarded(lambda: self._turn(scope, "schedule" if everything else "wake"), None)  # noqa: B023
-            if isinstance(turn, Failure):
-                # A mistake of our own must not end the daemon: it is told loudly, and the next turn is another try.
-                log.error("the turn failed", exc_info=turn.exception, extra={"reason": turn.message})
-                self.parts.meter.count("x0tta6bl4_mapek_cycles_total",
-                                       trigger="schedule" if everything else "wake", result="error")
-                self.lifecycle.transition_to(State.ERROR, turn.message, force=True)
-                self.lifecycle.transition_to(State.IDLE, "goes on")
-                await asyncio.sleep(0.1)
+        """A monitor that takes its time keeps a turn about everything, and nobody who is woken meanwhile, waiting."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._woken.wait()
+                self._woken.clear()
+                if self._all_due and not self._turning.locked():
+                    self._all_due = False
+                    whole = group.create_task(self._try_turn(None, "schedule"), name="whole-turn")
+                    await asyncio.wait([whole], timeout=QUICK)
+                    if self._wanted or self._all_due:
+                        self._woken.set()
+                elif self._wanted:
+                    wanted, self._wanted = self._wanted, set()
+                    await self._try_turn(frozenset(wanted), "wake")
+
+    async def _try_turn(self, scope: frozenset[str] | None, trigger: str) -> None:
+        turn = await guarded(lambda: self._turn(scope, trigger), None)
+        if isinstance(turn, Failure):
+            # A mistake of our own must not end the daemon: it is told loudly, and the next turn is another try.
+            log.error("the turn failed", exc_info=turn.exception, extra={"reason": turn.message})
+            self.parts.meter.count("x0tta6bl4_mapek_cycles_total", trigger=trigger, result="error")
+            self.lifecycle.transition_to(State.ERROR, turn.message, force=True)
+            self.lifecycle.transition_to(State.IDLE, "goes on")
+            await asyncio.sleep(0.1)
+        if self._all_due:
+            self._woken.set()  # it came due while this one ran
 
     # -- one turn ------------------------------------------------------------------------------------------------
 
     async def _turn(self, scope: frozenset[str] | None, trigger: str) -> Turn:
-        async with self._turning:
-            self.last_scope_is_all = scope is None
+        async with self._turning if scope is None else nullcontext():
             began = self.parts.clock.monotonic()
             self.cycle_count += 1
             number = self.cycle_count
@@ -349,6 +362,7 @@ class MAPEK:
                 draft = replace(draft, result="timeout")
                 log.error("the turn took too long and was cut off",
                           extra={"cycle": number, "timeout": self.timeout})
+                self.lifecycle.transition_to(State.PROCESSING, trigger)
                 self.lifecycle.transition_to(State.ERROR, f"longer than {self.timeout:g} s")
             self._came_to_rest()
             ended = self.parts.clock.monotonic()
@@ -377,8 +391,7 @@ class MAPEK:
         return self.parts.stages.track_stage(stage, stage[4:].title(), thread) if self.parts.stages else nullcontext()
 
     async def _phases(self, draft: Turn, thread: str) -> Turn:
-        parts, clock, scope = self.parts, self.parts.clock, draft.scope
-        self.guard.ledger.not_after(clock.wall())
+        clock, scope = self.parts.clock, draft.scope
         timed: dict[str, float] = {}
 
         def mark(phase: str, since: float) -> float:
@@ -391,6 +404,17 @@ class MAPEK:
             if scope is None:
                 await self.watching.look_all()
         at = mark("monitor", at)
+        async with self._judging:
+            if scope is None:
+                self._wanted.clear()  # whatever woke somebody until now is in what was seen
+            self.lifecycle.transition_to(State.PROCESSING, draft.trigger)
+            return await self._judge_and_act(draft, thread, timed, mark, at)
+
+    async def _judge_and_act(
+        self, draft: Turn, thread: str, timed: dict[str, float], mark: Callable[[str, float], float], at: float
+    ) -> Turn:
+        parts, clock, scope = self.parts, self.parts.clock, draft.scope
+        self.guard.ledger.not_after(clock.wall())
         view = View(parts.sight, clock.monotonic(), scope, parts.sight.take_occurrences(scope))
         with self._stage("2.0_ANALYZE", thread):
             findings = await self._analyze(view)
@@ -696,28 +720,29 @@ class MAPEK:
         verdict = decision(verdicts)
         approval = self.standing.approvals.get(plan.id) if plan is not None else None
         lapsed = approval is not None and (
-            approval.state == "expired" or (approval.state == "wanted" and approval.expires <= self.parts.clock.wall()))
+            approval.state == "expired"
+            or (approval.state in ("wanted", "rejected") and approval.expires <= self.parts.clock.wall()))
         if lapsed:
             self._told_decisions.pop(incident.id, None)
         if (plan is not None and verdict.check in TOLD and verdict.answer is not Answer.ALLOW
                 and not _is_forbidden(plan, verdict)):
-            self._let_know(plan, incident, verdict)  # each time: the guard spaces it out, and a lost message is sent anew
+            self._let_know(plan, incident, verdict)  # each time: the guard spaces it out, and a lost one is sent anew
         said = (verdict.check, verdict.answer.value, plan.id if plan else "")
         if self._told_decisions.get(incident.id) == said:
             return
-        self._told_decisions[incident.id] = said
-        self.parts.meter.count("x0tta6bl4_guard_decisions_total", check=verdict.check, answer=verdict.answer.value)
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
-        if plan is not None and verdict.check == "mode":
-            if verdict.answer is Answer.HOLD and (approval is None or lapsed):
-                await knowledge.expire_approvals(wall)
-                until = wall + self.parts.policy.approval_expires
-                self.standing.approvals[plan.id] = await knowledge.want_approval(
-                    plan, until, "; ".join(plan.because[:3]))
+        if plan is not None and verdict.check == "mode" and verdict.answer is Answer.HOLD and (
+                approval is None or lapsed):
+            await knowledge.expire_approvals(wall)
+            self.standing.approvals[plan.id] = await knowledge.want_approval(
+                plan, wall + self.parts.policy.approval_expires, "; ".join(plan.because[:3]))
         if plan is not None and verdict.answer is not Answer.ALLOW:
             await knowledge.save_plan(plan)
         nothing = Plan("", incident.id, incident.subject, incident.fault, "", "", (_NO_STEP,), ())
         await knowledge.record_decision(plan or nothing, (plan or nothing).steps[0], verdict, wall)
+        # Not before: what the journal could not take is said again at the next turn, an approval above all.
+        self._told_decisions[incident.id] = said
+        self.parts.meter.count("x0tta6bl4_guard_decisions_total", check=verdict.check, answer=verdict.answer.value)
         if verdict.answer is not Answer.ALLOW:
             log.info("not acting" if verdict.answer is Answer.DENY else "holding back",
                      extra={"subject": incident.subject, "incident": incident.id, "check": verdict.check,

@@ -66,7 +66,7 @@ class Section(BaseModel):
 class Budget(Section):
     """How many actions there may be within how long."""
 
-    count: Positive = 30
+    count: Positive = 60
     """Actions. Raised, a mistaken rule does more before it is held; lowered, real faults wait for their turn."""
     window: Seconds = Field(default=600.0, gt=0)
     """Seconds over which actions are counted, sliding. Raised, a spent budget comes back later; lowered, sooner."""
@@ -75,7 +75,7 @@ class Budget(Section):
 class KindBudget(Budget):
     """The same for one kind of action, which many targets share."""
 
-    count: Positive = 60
+    count: Positive = 120
     """Actions. Raised, a mistaken rule does more before it is held; lowered, real faults wait for their turn."""
 
 
@@ -232,7 +232,8 @@ class GuardPolicy(Section):
     Each name more is one more thing that a mistaken rule can do.
     """
     per_target: Budget = Budget()
-    """Actions on one target. The last brake for a target that keeps falling over; backoff comes long before it."""
+    """Actions on one target. The last brake for a target that keeps falling over; backoff comes long before it. Once it
+    is spent, one action each ``backoff.cap`` is still taken, so that a target whose trouble is over comes back."""
     per_kind: KindBudget = KindBudget()
     """Actions of one kind, such as process.restart, on all targets together."""
     per_group: Budget = Budget()

@@ -142,7 +142,8 @@ class Watching:
             instance.skipped += 1
 
     async def _look_in_turn(self, instance: Instance) -> None:
-        while instance.in_flight >= instance.overlap:  # bounded by that look's own timeout
+        # Bounded by that look's own timeout. Rare and short, and an Event would belong to the first event loop it met.
+        while instance.in_flight >= instance.overlap:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_AGAIN)
         await self._look(instance)
 

@@ -383,6 +383,8 @@ class Ladder:
                 action = do.action
                 if family in ("service", "dependency"):
                     action = target.controller.get(verb, "")
+                    if not action and verb == "restart" and incident.fault == "dead":
+                        action = target.controller.get("start", "")  # what is gone need not be stopped first
                 if not action:
                     return []
                 proves = last and target is targets[-1] and family not in ("notify",)

@@ -24,6 +24,15 @@ class ProcessCare(Section):
     """The program and its arguments. ``${python}``, ``${state_dir}`` and ``${config_dir}`` are replaced."""
     cwd: str | None = None
     """Folder to run it in."""
+
+    @field_validator("command")
+    @classmethod
+    def _absolute(cls, value: list[str]) -> list[str]:
+        if not value[0].startswith(("/", "${")):
+            raise ValueError(f"should begin with the absolute path of a program (got {value[0]!r}); "
+                             f"`command -v {value[0]}` tells it")
+        return value
+
     env: dict[str, str] = {}
     """Environment variables beside PATH and LANG."""
     on_exit: Literal["leave", "stop"] = "leave"
@@ -135,7 +144,7 @@ class Care(Section):
     """Allowlisted commands (of the executor ``command``) that start, stop, restart or reload it."""
     rules: dict[str, str] = {}
     """Fault -> the rule that treats it here, by its name, instead of the first that fits."""
-    probe_every: Seconds = Field(default=0.5, gt=0)
+    probe_every: Seconds = Field(default=1.0, gt=0)
     """Seconds between looks at its process."""
 
     @model_validator(mode="after")
@@ -180,7 +189,8 @@ class UnderCare:
 def unfold(name: str, care: Care, default_mode: Mode, places: Places) -> UnderCare:
     monitors: dict[str, dict[str, Any]] = {}
     data: dict[str, Any] = {}
-    controller: dict[str, str] = {verb: f"command.{command}" for verb, command in care.commands.items()}
+    controller: dict[str, str] = {
+        verb: f"command.{command.removeprefix('command.')}" for verb, command in care.commands.items()}
     kind, program = "thing", None
     process: dict[str, Any] = {"use": "process", "subject": name, "every": care.probe_every}
     if care.process is not None:

@@ -258,10 +258,12 @@ def _validated(data: Mapping[str, Any]) -> tuple[Settings | None, list[Problem]]
 
 def _placed(problem: Problem, origins: Mapping[str, Origin]) -> Problem:
     """The problem with the place of the nearest key that stands somewhere."""
-    key = problem.where
-    while not problem.file and key:
-        origin = origins.get(key)
+    key = problem.where.replace("[", ".").replace("]", "")
+    while not problem.file:
+        origin = origins.get(key)  # a ':' without a key before it stands under the empty name
         if origin is not None:
             return replace(problem, file=origin.source, line=origin.line)
+        if not key:
+            break
         key = key.rpartition(".")[0]
     return problem

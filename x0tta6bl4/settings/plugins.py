@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from x0tta6bl4.kernel.errors import Problem
 from x0tta6bl4.kernel.plugin import FAMILIES, AnyPlugin, Family, Plugin, PluginConfig
+from x0tta6bl4.kernel.supervise import Failure, guarded_call
 from x0tta6bl4.kernel.units import Seconds
 from x0tta6bl4.settings.mistakes import nearest, problems_of
 
@@ -81,18 +82,18 @@ def find(family: Family, name: str) -> AnyPlugin | str:
     if (name in own) + len(points) > 1:
         whose = ", ".join([*(["x0tta6bl4"] if name in own else []), *(p.value for p in points)])
         return f"more than one plugin is called {name!r} ({whose}); uninstall all but one"
-    try:
-        if name in own:
-            declared = importlib.import_module(f"x0tta6bl4.{family}.{name}").PLUGIN
-        elif points:
-            declared = points[0].load()
-        else:
-            return f"no {family[:-1] if family != 'knowledge' else family} is called {name!r}; " + (
-                nearest(name, [*own, *others]) or "there are none")
-    except ImportError as error:
-        return f"{name!r} needs something that is not installed: {error}"
-    except AttributeError as error:
-        return f"{name!r} is no plugin: {error}"
+    if name not in own and not points:
+        near = nearest(name, [*own, *others]) or f"there are {len(own) + len(others) or 'none'}"
+        return f"no {family[:-1] if family != 'knowledge' else family} is called {name!r}; {near}"
+    # What a foreign module does while it is imported is as foreign as what it does later.
+    declared = guarded_call(
+        lambda: importlib.import_module(f"x0tta6bl4.{family}.{name}").PLUGIN if name in own else points[0].load())
+    if isinstance(declared, Failure):
+        if isinstance(declared.exception, ImportError):
+            return f"{name!r} needs something that is not installed: {declared.message}"
+        if isinstance(declared.exception, AttributeError):
+            return f"{name!r} is no plugin: {declared.message}"
+        return f"{name!r} cannot be loaded: {declared.error}: {declared.message}"
     if not isinstance(declared, Plugin) or declared.family != family:
         return f"{name!r} does not declare itself as one of the {family}"
     return declared
