@@ -506,7 +506,8 @@ class Daemon:
 
     async def set_flag(self, name: str, value: bool, who: str) -> None:
         await self.loop.parts.knowledge.set_flag(known_flag(name), value, who)
-        self.flags.set(name, value)
+        if self.flags.set(name, value):
+            self.loop.wake({incident.subject for incident in self.loop.incidents.open})
 
     # -- reload --
 

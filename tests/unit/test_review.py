@@ -229,7 +229,7 @@ def test_when_a_budget_is_spent_a_human_hears_of_it_once() -> None:
             world.kill("web")
             await asyncio.sleep(10)
             world.kill("web")
-            await asyncio.sleep(60)
+            await asyncio.sleep(20)
 
             assert await world.acts() == ["process.restart"]
             assert await told(world) == 1

@@ -191,7 +191,7 @@ def _mode(guard: Guard, case: Case) -> Verdict | None:
         return Verdict("mode", Answer.DENY,
                        f"{stricter.name} is in mode suggest: would do {case.step.action} on {case.step.target}")
     approval = guard.standing.approvals.get(case.plan.id)
-    if approval is not None and approval.state == "approved":
+    if approval is not None and approval.state == "approved" and approval.expires > case.wall:
         by = f" ({approval.why})" if approval.why else ""
         return Verdict("mode", Answer.ALLOW, f"approved by {approval.who}{by}")
     if approval is not None and approval.state == "rejected" and approval.expires > case.wall:

@@ -36,14 +36,14 @@ from x0tta6bl4.kernel.sight import Sight, View
 from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.kernel.summary import describe
 from x0tta6bl4.kernel.supervise import Failure, guarded
-from x0tta6bl4.kernel.watching import Instance, Watching
+from x0tta6bl4.kernel.watching import Instance, Watching, until_next
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.meter import Meter, NoMeter, Stages
 from x0tta6bl4.ports.schedule import Schedule
 
 log = logging.getLogger("x0tta6bl4.kernel.loop")
 
-NOTICE_EVERY = 0.25
+NOTICE_EVERY = 0.5
 """Seconds between looks at what other processes (the command line) wrote: the bound on how late a kill switch works."""
 BLIND_AFTER = 2.0
 """Seconds of blindness before it is a finding; one look that failed is a hiccup."""
@@ -249,7 +249,7 @@ class MAPEK:
 
     async def _notice(self) -> None:
         while True:
-            await asyncio.sleep(NOTICE_EVERY)
+            await asyncio.sleep(until_next(NOTICE_EVERY, self.parts.clock.monotonic()))
             try:
                 if self.standing.store_trouble:
                     await asyncio.sleep(STORE_RETRY)
@@ -721,7 +721,7 @@ class MAPEK:
         approval = self.standing.approvals.get(plan.id) if plan is not None else None
         lapsed = approval is not None and (
             approval.state == "expired"
-            or (approval.state in ("wanted", "rejected") and approval.expires <= self.parts.clock.wall()))
+            or (approval.state in ("wanted", "approved", "rejected") and approval.expires <= self.parts.clock.wall()))
         if lapsed:
             self._told_decisions.pop(incident.id, None)
         if (plan is not None and verdict.check in TOLD and verdict.answer is not Answer.ALLOW

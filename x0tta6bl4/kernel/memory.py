@@ -277,7 +277,7 @@ class Knowledge(Protocol):
 
     async def want_approval(self, plan: Plan, expires: float, why: str = "") -> Approval:
         """Asks people. One that was asked for before is given back as it stands; one that expired,
-        or was rejected and would have expired by now, is asked for anew."""
+        or was answered so long ago that it would have expired by now, is asked for anew."""
         ...
 
     async def answer_approval(self, plan: str, approve: bool, who: str, why: str = "") -> Approval | None:

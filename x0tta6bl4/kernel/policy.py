@@ -222,7 +222,7 @@ class GuardPolicy(Section):
 
     mode: Annotated[Mode, BeforeValidator(lower)] = "suggest"
     """
-    What a subject without a mode of its own gets: ``observe`` tells of faults, ``suggest`` tells what it would do,
+    What a subject without a mode of its own gets: ``observe`` only watches and records, ``suggest`` tells a human what it would do,
     ``approve`` asks a person before each step, ``auto`` acts.
     """
     allow: list[Glob] = []
@@ -258,7 +258,7 @@ class GuardPolicy(Section):
     """
     approval_expires: Seconds = Field(default=900.0, gt=0)
     """
-    Seconds after which a step that nobody approved is dropped.
+    Seconds after which a step that nobody approved is asked for anew, and for which an answer holds.
 
     Raised, an old answer may meet a changed world; lowered, people have less time to look.
     """

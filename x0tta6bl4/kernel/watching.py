@@ -20,6 +20,15 @@ RESTART_PAUSE = 5.0
 """Seconds before a watcher that ended is started again."""
 
 
+def until_next(every: float, now: float) -> float:
+    """Seconds until the clock's next multiple of that pace.
+
+    All that recurs stands on one grid, so that the machine is woken once for it and not once for each. After a sleep
+    of the machine the next multiple comes next: nothing is caught up on.
+    """
+    return max(every - now % every, 0.001)
+
+
 @dataclass(eq=False)
 class Instance:
     """A monitor with the name, pace and bounds that the configuration gave it."""
@@ -86,15 +95,13 @@ class Watching:
 
     async def _tick(self, every: float, instances: Sequence[Instance], group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time()
         while True:
             for instance in instances:
                 if instance.in_flight < instance.overlap:
                     group.create_task(self._look_if_free(instance), name=instance.name)
                 else:
                     instance.skipped += 1
-            due = max(due + every, loop.time())  # after a sleep of the machine: go on, do not catch up
-            await asyncio.sleep(due - loop.time())
+            await asyncio.sleep(until_next(every, loop.time()))
 
     async def _watch(self, instance: Instance, watcher: Watcher) -> None:
         loop = asyncio.get_running_loop()

@@ -453,7 +453,7 @@ class SqliteKnowledge:
                 "INSERT INTO approvals (plan, incident, state, who, why, at, expires)"
                 " VALUES (?, ?, 'wanted', '', ?, ?, ?) ON CONFLICT (plan) DO UPDATE SET"
                 " state = 'wanted', who = '', why = excluded.why, at = excluded.at, expires = excluded.expires"
-                " WHERE state = 'expired' OR (state = 'rejected' AND expires <= excluded.at)",
+                " WHERE state = 'expired' OR (state <> 'wanted' AND expires <= excluded.at)",
                 (plan.id, plan.incident, why, at, expires),
             )
             return _approval(tx.query(_APPROVAL + " WHERE plan = ?", (plan.id,))[0])
