@@ -27,7 +27,9 @@ def main(words: Sequence[str]) -> int:
         began = time.monotonic()
         # Each in a process of its own, so that what one leaves in memory is not measured in the next.
         code = subprocess.run([sys.executable, "-m", f"benchmarks.{part}"], check=False).returncode
-        print(f"-- {part} took {time.monotonic() - began:.0f} s{f', and missed a target (exit {code})' if code else ''}")
+        print(
+            f"-- {part} took {time.monotonic() - began:.0f} s{f', and missed a target (exit {code})' if code else ''}"
+        )
         if code:
             failed.append(part)
     print(f"\nmissed: {', '.join(failed)}" if failed else "\nall targets reached")

@@ -97,11 +97,24 @@ class Trial:
     def read(self, ground: Ground) -> None:
         self.acts, self.stories = ground.acts(), ground.stories()
         self.row = longest_row(self.acts)
-        self.needless = [act for act in self.acts if act.disruptive and not any(
-            begin - BLURRED <= act.at <= end + BLURRED for begin, end in self.ill.get(act.target, ()))]
+        self.needless = [
+            act
+            for act in self.acts
+            if act.disruptive
+            and not any(begin - BLURRED <= act.at <= end + BLURRED for begin, end in self.ill.get(act.target, ()))
+        ]
 
-    def settle(self, ground: Ground, faults: Iterable[str] = (), *, quiet: float = QUIET, told: bool | None = False,
-               closed: bool = True, doing: int | None = None, complains: bool = False) -> None:
+    def settle(
+        self,
+        ground: Ground,
+        faults: Iterable[str] = (),
+        *,
+        quiet: float = QUIET,
+        told: bool | None = False,
+        closed: bool = True,
+        doing: int | None = None,
+        complains: bool = False,
+    ) -> None:
         """The end of every kind: nothing more is done, every incident closes, and all was called by its name.
 
         ``told``: whether a human had to be told; None: may be. ``doing``: how many disruptive steps there must be.
@@ -111,8 +124,9 @@ class Trial:
         while closed and (still := [s for s in ground.stories() if s.closed_at is None]):
             if time.monotonic() > give_up:
                 self.read(ground)
-                raise Missed(f"incident never closed: {still[0].subject} {still[0].fault} ({still[0].state}): "
-                             f"{still[0].summary}")
+                raise Missed(
+                    f"incident never closed: {still[0].subject} {still[0].fault} ({still[0].state}): {still[0].summary}"
+                )
             ground.sleep(0.5)
         self.read(ground)
         if self.needless:
@@ -129,8 +143,10 @@ class Trial:
         self.notes += [f"also: {other}" for other in sorted(others)]
         done = [act for act in self.acts if act.disruptive]
         if doing is not None and len(done) != doing:
-            raise Missed(f"{len(done)} steps where {doing} are enough: "
-                         + ", ".join(f"{a.action} on {a.target} ({a.result})" for a in done))
+            raise Missed(
+                f"{len(done)} steps where {doing} are enough: "
+                + ", ".join(f"{a.action} on {a.target} ({a.result})" for a in done)
+            )
         was_told = any(act.action == "notify.human" for act in self.acts)
         if told is not None and was_told != told:
             raise Missed("a human was told, and need not be" if was_told else "no human was told")
@@ -160,6 +176,7 @@ class Kind:
 
 
 # -- what the daemon must leave alone ----------------------------------------------------------------------------------
+
 
 def leaves_alone(watched: float, kind: str, **params: float) -> Run:
     """A passing weakness that is no fault: no action, no incident, nobody woken."""
@@ -250,8 +267,15 @@ def operator_at_work(trial: Trial) -> None:
 
 # -- what the daemon must heal -----------------------------------------------------------------------------------------
 
-def healed(kind: str, within: float, fault: str | tuple[str, ...], site: Site | None = None, doing: int | None = 1,
-           **params: float) -> Run:
+
+def healed(
+    kind: str,
+    within: float,
+    fault: str | tuple[str, ...],
+    site: Site | None = None,
+    doing: int | None = 1,
+    **params: float,
+) -> Run:
     def run(trial: Trial) -> None:
         ground = trial.ground(site or Site())
         began = trial.begins("victim")
@@ -738,8 +762,11 @@ def _evidence(trial: Trial) -> str:
         return ""
     ground = trial.grounds[-1]
     try:
-        lines = [f"  incident {s}" for s in ground.stories()] + [f"  act {a}" for a in ground.acts()] \
+        lines = (
+            [f"  incident {s}" for s in ground.stories()]
+            + [f"  act {a}" for a in ground.acts()]
             + [f"  decided {s}" for s in ground.said()]
+        )
     except (sqlite3.Error, OSError, ValueError, KeyError) as error:
         lines = [f"  no journal: {error!r}"]
     return "\n".join([*lines, *("  log " + line for line in ground.log().splitlines()[-60:])])
@@ -751,8 +778,10 @@ def line_of(report: Report) -> str:
     acts = len([act for act in trial.acts if act.disruptive])
     verdict = "MISSED" if report.missed else "ok"
     notes = f" [{'; '.join(trial.notes)}]" if trial.notes else ""
-    return (f"{report.kind.name:<20} {verdict:<6} {back} {acts:>5} {len(trial.needless):>8} {trial.row:>4}  "
-            f"{report.kind.must}{notes}" + (f"\n{'':<20} -> {report.missed}" if report.missed else ""))
+    return (
+        f"{report.kind.name:<20} {verdict:<6} {back} {acts:>5} {len(trial.needless):>8} {trial.row:>4}  "
+        f"{report.kind.must}{notes}" + (f"\n{'':<20} -> {report.missed}" if report.missed else "")
+    )
 
 
 def main() -> int:
@@ -792,9 +821,11 @@ def main() -> int:
     missed = [report.kind.name for report in reports if report.missed]
     needless = sum(len(report.trial.needless) for report in reports)
     row = max((report.trial.row for report in reports), default=0)
-    print(f"{len(reports)} kinds: {len(reports) - len(missed)} as expected, {len(missed)} missed"
-          f"{' (' + ', '.join(missed) + ')' if missed else ''}; {needless} needless actions; "
-          f"longest row of equal tries {row}")
+    print(
+        f"{len(reports)} kinds: {len(reports) - len(missed)} as expected, {len(missed)} missed"
+        f"{' (' + ', '.join(missed) + ')' if missed else ''}; {needless} needless actions; "
+        f"longest row of equal tries {row}"
+    )
     return int(bool(missed))
 
 

@@ -45,7 +45,9 @@ from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 
 DAEMON = (
-    sys.executable, "-c", "import pathlib, sys; from x0tta6bl4 import app; app.run(pathlib.Path(sys.argv[1]), {})",
+    sys.executable,
+    "-c",
+    "import pathlib, sys; from x0tta6bl4 import app; app.run(pathlib.Path(sys.argv[1]), {})",
 )
 KINDS = ("kill", "hang", "memory")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -141,12 +143,19 @@ def draw_rounds(count: int, seed: int, aims: Sequence[tuple[int, Aim]] = AIMS, a
     rounds = []
     for number in range(count):
         aim = chance.choices([a for _, a in aims], [w for w, _ in aims])[0]
-        rounds.append(Round(KINDS[number % len(KINDS)], aim, aim.draw(chance),
-                            AGAIN.draw(chance) if chance.random() < again else None))
+        rounds.append(
+            Round(
+                KINDS[number % len(KINDS)],
+                aim,
+                aim.draw(chance),
+                AGAIN.draw(chance) if chance.random() < again else None,
+            )
+        )
     return rounds
 
 
 # -- what is seen from outside -----------------------------------------------------------------------------------------
+
 
 @dataclass
 class Copies:
@@ -267,7 +276,8 @@ class Host:
         self._said.clear()
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._daemon, str(self.folder / "config.yaml")], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+                [*self._daemon, str(self.folder / "config.yaml")], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            )
             threading.Thread(target=self._listen, args=(self._process, log.name), daemon=True).start()
 
     def _listen(self, process: subprocess.Popen[bytes], log: str) -> None:
@@ -344,9 +354,9 @@ class Host:
         journal = self.journal()
         if max(journal["epochs"].values(), default=0.0) < self.lives[-1].begun:
             return "the daemon has not begun its loop"
-        if (left := [i for i in journal["incidents"].values() if i["state"] != "closed"]):
+        if left := [i for i in journal["incidents"].values() if i["state"] != "closed"]:
             return f"incident {left[0]['id']} ({left[0]['fault']}) is {left[0]['state']}"
-        if (open_steps := [s for s in journal["steps"].values() if s["result"] is None]):
+        if open_steps := [s for s in journal["steps"].values() if s["result"] is None]:
             return f"step {open_steps[0]['id']} has no outcome"
         return ""
 
@@ -456,8 +466,9 @@ class Host:
             else:
                 at_boot[life.begun] += 1
         yield from (f"step {id} started the service {times} times" for id, times in found.items() if times > 1)
-        yield from (f"the daemon started the service {times} times at its own start"
-                    for times in at_boot.values() if times > 1)
+        yield from (
+            f"the daemon started the service {times} times at its own start" for times in at_boot.values() if times > 1
+        )
 
 
 def _read(uri: str) -> dict[str, Any]:
@@ -537,6 +548,7 @@ async def _leave_audit(path: Path, number: int) -> None:
 
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
+
 @dataclass
 class Report:
     rounds: int = 0
@@ -579,8 +591,10 @@ def play(host: Host, rounds: Sequence[Round], told: Callable[[str], None], stop:
             wrong += _not_well(host, f"after {one}")
             wrong += host.judge()
             report.rounds += 1
-            told(f"{one.kind}, {one.aim.after} + {one.delay:.3f} s{' and again' if one.again else ''}: "
-                 f"{'; '.join(wrong) or 'well'}")
+            told(
+                f"{one.kind}, {one.aim.after} + {one.delay:.3f} s{' and again' if one.again else ''}: "
+                f"{'; '.join(wrong) or 'well'}"
+            )
         if not wrong:
             code = host.stop()
             wrong += [f"the last daemon ended with {code}"] if code else []

@@ -167,8 +167,15 @@ class Ground:
 
     def _subject(self, site: Site) -> dict[str, Any]:
         port = self.ports[site.name]
-        command = ["${python}", "-m", "x0tta6bl4.demo.victim", "--port", str(port),
-                   "--folder", str(self.victim_folder(site.name))]
+        command = [
+            "${python}",
+            "-m",
+            "x0tta6bl4.demo.victim",
+            "--port",
+            str(port),
+            "--folder",
+            str(self.victim_folder(site.name)),
+        ]
         more: dict[str, Any] = {}
         if site.depends_on:
             command += ["--depends-on", f"{breaker.HOST}:{self.ports[site.depends_on]}"]
@@ -176,8 +183,11 @@ class Ground:
         if site.health:
             more["health"] = f"http://{breaker.HOST}:{port}/health"
         return {
-            "process": {"command": [*command, *site.options], "cwd": _filled(site.cwd, self.folder),
-                        "on_exit": site.on_exit},
+            "process": {
+                "command": [*command, *site.options],
+                "cwd": _filled(site.cwd, self.folder),
+                "on_exit": site.on_exit,
+            },
             "work": f"http://{breaker.HOST}:{port}/work",
             "mode": "auto",
             **more,
@@ -190,14 +200,18 @@ class Ground:
     def start_daemon(self) -> None:
         has_cli = importlib.util.find_spec("x0tta6bl4.cli.run") is not None
         config = str(self.folder / "daemon.yaml")
-        argv = [sys.executable, "-m", "x0tta6bl4", "run", "--config", config] if has_cli else \
-            [sys.executable, "-c", WITHOUT_CLI, config]
+        argv = (
+            [sys.executable, "-m", "x0tta6bl4", "run", "--config", config]
+            if has_cli
+            else [sys.executable, "-c", WITHOUT_CLI, config]
+        )
         with self._closing, (self.folder / "daemon.log").open("ab") as log:
             if self._closed:
                 raise GroundFailed("it is being cleared away")
             # In a session of its own: a Ctrl-C is for us, and we stop it in our order.
-            self.daemon = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
-                                           start_new_session=True)
+            self.daemon = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+            )
         self.began = time.time()
 
     def kill_daemon(self) -> None:
@@ -305,11 +319,21 @@ class Ground:
 
     def acts(self) -> list[Act]:
         return [
-            Act(subject, target, action, rung, at, ended_at, result, json.loads(outcome)["detail"] if outcome else "",
-                bool(disruptive))
+            Act(
+                subject,
+                target,
+                action,
+                rung,
+                at,
+                ended_at,
+                result,
+                json.loads(outcome)["detail"] if outcome else "",
+                bool(disruptive),
+            )
             for subject, target, action, rung, at, ended_at, result, outcome, disruptive in self._rows(
                 "SELECT subject, target, action, rung, intent_at, ended_at, result, outcome, disruptive FROM steps"
-                " ORDER BY intent_at, rowid")
+                " ORDER BY intent_at, rowid"
+            )
         ]
 
     def stories(self) -> list[Story]:
@@ -320,8 +344,10 @@ class Ground:
         return found
 
     def said(self) -> list[Said]:
-        return [Said(*row) for row in self._rows(
-            'SELECT subject, action, "check", answer, sentence, at FROM decisions ORDER BY id')]
+        return [
+            Said(*row)
+            for row in self._rows('SELECT subject, action, "check", answer, sentence, at FROM decisions ORDER BY id')
+        ]
 
     def wanted(self) -> list[str]:
         """The plans that wait for somebody's approval."""

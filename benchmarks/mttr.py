@@ -124,8 +124,11 @@ def measure(kind: Kind, share: float) -> tuple[list[float], list[str]]:
         wrong = []
         if len(acts) != count * kind.restarts:
             wrong.append(f"{len(acts)} actions for {count * kind.restarts} faults")
-        wrong += [f"{act.target}: {act.action} ended {act.result}" for act in acts
-                  if act.result != "verified" and kind.restarts == 1]
+        wrong += [
+            f"{act.target}: {act.action} ended {act.result}"
+            for act in acts
+            if act.result != "verified" and kind.restarts == 1
+        ]
         if (row := longest_row(acts)) > TRIES:
             wrong.append(f"{row} equal tries in a row")
         wrong += [f"{story.subject} is still {story.fault}" for story in ground.stories() if story.closed_at is None]

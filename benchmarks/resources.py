@@ -78,17 +78,25 @@ class Daemon:
             f"service{number}": {
                 "process": {
                     "command": ["${python}", "-m", "x0tta6bl4.demo.victim", "--port", str(port)],
-                    "cwd": str(ROOT), "on_exit": "stop",
+                    "cwd": str(ROOT),
+                    "on_exit": "stop",
                 },
                 "work": f"http://127.0.0.1:{port}/work",
                 "mode": "auto",
             }
             for number, port in enumerate(self.ports)
         }
-        (self.folder / "daemon.yaml").write_text(yaml.safe_dump({
-            "state_dir": "state", "lock_file": "lock", "status": {"port": self.status_port},
-            "guard": {"allow": ["process.*"]}, "subjects": subjects,
-        }))
+        (self.folder / "daemon.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "state_dir": "state",
+                    "lock_file": "lock",
+                    "status": {"port": self.status_port},
+                    "guard": {"allow": ["process.*"]},
+                    "subjects": subjects,
+                }
+            )
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -111,8 +119,13 @@ class Daemon:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self._prelude, "run", "--config", str(self.folder / "daemon.yaml")],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
-                env={**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")})
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                start_new_session=True,
+                env={**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")},
+            )
         while True:
             self._notified.settimeout(max(0.01, began + PATIENCE - time.monotonic()))
             try:
@@ -169,7 +182,9 @@ def _memory(pid: int) -> dict[str, float]:
         name, amount = line.split()[:2]
         found[name.rstrip(":")] = int(amount) / 1024
     return {
-        "RSS": found["Rss"], "PSS": found["Pss"], "USS": found["Private_Clean"] + found["Private_Dirty"],
+        "RSS": found["Rss"],
+        "PSS": found["Pss"],
+        "USS": found["Private_Clean"] + found["Private_Dirty"],
         "of it file pages": found["Rss"] - found["Anonymous"],
     }
 
@@ -190,9 +205,11 @@ def idle(targets: int, seconds: float, say: Say) -> Found:
         share = {name: (used - before.get(name, 0.0)) / passed * 100 for name, used in after.items()}
         looks = targets * 2 * 2 * passed
         total = sum(share.values())
-        say(f"idle CPU over {passed:.0f} s with {targets} targets: {total:.2f} % of a core,"
+        say(
+            f"idle CPU over {passed:.0f} s with {targets} targets: {total:.2f} % of a core,"
             f" {total / 100 * passed / looks * 1e6 if looks else 0:.0f} µs a look all told,"
-            f" {(_switches(daemon.pid) - switches) / passed:.0f} context switches a second")
+            f" {(_switches(daemon.pid) - switches) / passed:.0f} context switches a second"
+        )
         for name, part in sorted(share.items(), key=lambda item: -item[1]):
             say(f"    {part:5.2f} %  {name.rpartition(' ')[0]}")
         memory = _memory(daemon.pid)
@@ -205,8 +222,10 @@ def start(targets: int, times: int, say: Say) -> Found:
     for _ in range(times):
         with Daemon(targets) as daemon:
             seconds.append(daemon.start())
-    say(f"start from exec to READY with {targets} targets, {times} times: median {statistics.median(seconds):.2f} s,"
-        f" longest {max(seconds):.2f} s")
+    say(
+        f"start from exec to READY with {targets} targets, {times} times: median {statistics.median(seconds):.2f} s,"
+        f" longest {max(seconds):.2f} s"
+    )
     return {"start: exec to READY, s": statistics.median(seconds)}
 
 
@@ -220,8 +239,11 @@ class _Many:
 
     async def observe(self) -> Sequence[Observation]:
         self._round += 1
-        return [Observation("many", f"subject{s}", f"series{m}", float((s * m + self._round) % 100))
-                for s in range(self._subjects) for m in range(self._metrics)]
+        return [
+            Observation("many", f"subject{s}", f"series{m}", float((s * m + self._round) % 100))
+            for s in range(self._subjects)
+            for m in range(self._metrics)
+        ]
 
 
 class _Phases(Metrics):
@@ -244,14 +266,25 @@ def cycle(times: int, say: Say) -> Found:
         database = await SqliteDatabase.open(Path(folder) / "knowledge.db", migrations())
         try:
             clock, meter = SystemClock(), _Phases()
-            limits = {"a": Limit(metric="series3", above=200.0),
-                      "b": Limit(metric="series7", below=-1.0, subjects=["subject1*"])}
-            loop = MAPEK(Parts(
-                clock=clock, knowledge=SqliteKnowledge("store", KnowledgeConfig(), database, clock),
-                planner=Ladder("ladder", LadderConfig()), instances=[Instance(_Many(1000, 10), None, 10.0)],
-                analyzers=[Liveness("liveness", LivenessConfig()), Exhaustion("exhaustion", ExhaustionConfig()),
-                           Threshold("threshold", ThresholdConfig(limits=limits))],
-                sight=Sight({f"subject{s}": Subject(f"subject{s}") for s in range(1000)}), meter=meter))
+            limits = {
+                "a": Limit(metric="series3", above=200.0),
+                "b": Limit(metric="series7", below=-1.0, subjects=["subject1*"]),
+            }
+            loop = MAPEK(
+                Parts(
+                    clock=clock,
+                    knowledge=SqliteKnowledge("store", KnowledgeConfig(), database, clock),
+                    planner=Ladder("ladder", LadderConfig()),
+                    instances=[Instance(_Many(1000, 10), None, 10.0)],
+                    analyzers=[
+                        Liveness("liveness", LivenessConfig()),
+                        Exhaustion("exhaustion", ExhaustionConfig()),
+                        Threshold("threshold", ThresholdConfig(limits=limits)),
+                    ],
+                    sight=Sight({f"subject{s}": Subject(f"subject{s}") for s in range(1000)}),
+                    meter=meter,
+                )
+            )
             for _ in range(times + 1):
                 turn = await loop.run_cycle()
                 assert turn.result == "ok" and not turn.findings, turn
@@ -262,10 +295,16 @@ def cycle(times: int, say: Say) -> Found:
     with tempfile.TemporaryDirectory(prefix="x0t-cycle-") as folder:
         phases = asyncio.run(run(folder)).phases
     total = phases["total"][1:]
-    say(f"a cycle over 10,000 samples of 1,000 subjects, {times} times: median {statistics.median(total) * 1e3:.1f} ms,"
-        f" p95 {_quantile(total, 0.95) * 1e3:.1f} ms, the first {phases['total'][0] * 1e3:.1f} ms")
-    say("    " + ", ".join(f"{name} {statistics.median(took[1:]) * 1e3:.1f} ms"
-                           for name, took in phases.items() if name != "total"))
+    say(
+        f"a cycle over 10,000 samples of 1,000 subjects, {times} times: median {statistics.median(total) * 1e3:.1f} ms,"
+        f" p95 {_quantile(total, 0.95) * 1e3:.1f} ms, the first {phases['total'][0] * 1e3:.1f} ms"
+    )
+    say(
+        "    "
+        + ", ".join(
+            f"{name} {statistics.median(took[1:]) * 1e3:.1f} ms" for name, took in phases.items() if name != "total"
+        )
+    )
     return {"cycle: 10,000 samples, ms": statistics.median(total) * 1e3}
 
 
@@ -280,8 +319,9 @@ async def _clients(port: int, path: str, clients: int, seconds: float, pace: flo
     bad = 0
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    question = (f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-                f"Connection: {'keep-alive' if keep else 'close'}\r\n\r\n").encode()
+    question = (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: {'keep-alive' if keep else 'close'}\r\n\r\n"
+    ).encode()
 
     async def one(number: int) -> None:
         nonlocal bad
@@ -314,8 +354,14 @@ async def _clients(port: int, path: str, clients: int, seconds: float, pace: flo
     async with asyncio.TaskGroup() as group:
         for number in range(clients):
             group.create_task(one(number))
-    return {"count": len(took), "bad": bad, "p50": _quantile(took, 0.5), "p95": _quantile(took, 0.95),
-            "p99": _quantile(took, 0.99), "max": max(took)}
+    return {
+        "count": len(took),
+        "bad": bad,
+        "p50": _quantile(took, 0.5),
+        "p95": _quantile(took, 0.95),
+        "p99": _quantile(took, 0.99),
+        "max": max(took),
+    }
 
 
 def health(targets: int, seconds: float, say: Say) -> Found:
@@ -324,15 +370,28 @@ def health(targets: int, seconds: float, say: Say) -> Found:
     with Daemon(targets) as daemon:
         daemon.start()
         time.sleep(2.0)
-        for words, pace, keep in (("10 a second each, connections kept", 0.1, True),
-                                  ("10 a second each, a new connection each", 0.1, False),
-                                  ("as fast as they can, connections kept", 0.0, True),
-                                  ("as fast as they can, a new connection each", 0.0, False)):
-            told = json.loads(subprocess.check_output(
-                [sys.executable, "-m", "benchmarks.resources", "--as-clients",
-                 json.dumps([daemon.status_port, "/health", 50, seconds, pace, keep])], cwd=ROOT))
-            say(f"/health by 50 clients, {words}: p50 {told['p50'] * 1e3:.2f} ms, p95 {told['p95'] * 1e3:.2f} ms,"
-                f" p99 {told['p99'] * 1e3:.2f} ms, {told['count'] / seconds:.0f} a second, {told['bad']} failed")
+        for words, pace, keep in (
+            ("10 a second each, connections kept", 0.1, True),
+            ("10 a second each, a new connection each", 0.1, False),
+            ("as fast as they can, connections kept", 0.0, True),
+            ("as fast as they can, a new connection each", 0.0, False),
+        ):
+            told = json.loads(
+                subprocess.check_output(
+                    [
+                        sys.executable,
+                        "-m",
+                        "benchmarks.resources",
+                        "--as-clients",
+                        json.dumps([daemon.status_port, "/health", 50, seconds, pace, keep]),
+                    ],
+                    cwd=ROOT,
+                )
+            )
+            say(
+                f"/health by 50 clients, {words}: p50 {told['p50'] * 1e3:.2f} ms, p95 {told['p95'] * 1e3:.2f} ms,"
+                f" p99 {told['p99'] * 1e3:.2f} ms, {told['count'] / seconds:.0f} a second, {told['bad']} failed"
+            )
             if pace:
                 key = "health: p95 of 50 clients, ms"
                 found[key] = max(found.get(key, 0.0), told["p95"] * 1e3 if not told["bad"] else float("inf"))
@@ -368,8 +427,10 @@ def switch(times: int, say: Say) -> Found:
             return {"switch: until nothing new is done, s": float("inf")}
         daemon.tell("auto_healing", True)
         back = breaker.wait_until_answers(daemon.ports[0], time.monotonic(), before)
-    say(f"kill switch, set by another process, {times} times: median {statistics.median(late):.2f} s, longest"
-        f" {max(late):.2f} s; a dead service was left alone while it was off, and healed {back:.2f} s after it was on")
+    say(
+        f"kill switch, set by another process, {times} times: median {statistics.median(late):.2f} s, longest"
+        f" {max(late):.2f} s; a dead service was left alone while it was off, and healed {back:.2f} s after it was on"
+    )
     return {"switch: until nothing new is done, s": max(late)}
 
 
@@ -426,8 +487,10 @@ def imports(targets: int, say: Say) -> Found:
         with Daemon(targets, prelude=(sys.executable, "-c", HOOK)) as daemon:
             daemon.start()
         told = json.loads(Path(file.name).read_text())
-    say(f"memory by package (at its import, without what it imports itself): bare interpreter"
-        f" {told['start'] / MIB:.1f} MiB, at the end {told['end'] / MIB:.1f} MiB")
+    say(
+        f"memory by package (at its import, without what it imports itself): bare interpreter"
+        f" {told['start'] / MIB:.1f} MiB, at the end {told['end'] / MIB:.1f} MiB"
+    )
     for name, grown, took in sorted(told["rows"], key=lambda row: -row[1])[:25]:
         say(f"    {grown / MIB:6.2f} MiB  {took * 1e3:6.1f} ms  {name}")
     return {}

@@ -67,7 +67,7 @@ _HOMES: dict[str, str] = {
     "get_memory_profiler": "observability.memory",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names are strings; the checker cannot see through the star
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -68,18 +68,40 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "analyzers": {
         "liveness": {"use": "liveness"},
         "exhaustion": {"use": "exhaustion"},
-        "usual-limits": {"use": "threshold", "limits": {
-            "certificate": {"metric": "tls_seconds_left", "below": 7 * 86400.0, "clear": 8 * 86400.0,
-                            "fault": "certificate-expiring", "severity": "major"},
-            "memory-pressure": {"metric": "psi_memory_full_ratio", "above": 0.3, "clear": 0.1, "lasting": 30.0,
-                                "fault": "host-overloaded"},
-            "zombies": {"metric": "process_zombies", "above": 50.0, "clear": 10.0, "lasting": 60.0,
-                        "fault": "zombies"},
-        }},
+        "usual-limits": {
+            "use": "threshold",
+            "limits": {
+                "certificate": {
+                    "metric": "tls_seconds_left",
+                    "below": 7 * 86400.0,
+                    "clear": 8 * 86400.0,
+                    "fault": "certificate-expiring",
+                    "severity": "major",
+                },
+                "memory-pressure": {
+                    "metric": "psi_memory_full_ratio",
+                    "above": 0.3,
+                    "clear": 0.1,
+                    "lasting": 30.0,
+                    "fault": "host-overloaded",
+                },
+                "zombies": {
+                    "metric": "process_zombies",
+                    "above": 50.0,
+                    "clear": 10.0,
+                    "lasting": 60.0,
+                    "fault": "zombies",
+                },
+            },
+        },
     },
     "planners": {"ladder": {"use": "ladder"}},
-    "executors": {"process": {"use": "process"}, "systemd": {"use": "systemd"}, "cleanup": {"use": "cleanup"},
-                  "notify": {"use": "notify"}},
+    "executors": {
+        "process": {"use": "process"},
+        "systemd": {"use": "systemd"},
+        "cleanup": {"use": "cleanup"},
+        "notify": {"use": "notify"},
+    },
     "knowledge": {"store": {"use": "sqlite"}},
 }
 """What runs without being named; an entry of the same name in the configuration changes or disables it."""
@@ -88,6 +110,7 @@ BETWEEN_LOOPS = 120.0
 
 
 # -- from settings to a checked plan of the daemon; nothing is touched yet ---------------------------------------------
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -155,7 +178,9 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
         problems += mistakes
     problems += _rule_problems(subjects, [*rules, *shipped_rules()])
     if len(chosen["planners"]) != 1 and not any(p.where.startswith("planners") for p in problems):
-        problems.append(Problem("planners", f"there must be exactly one planner; {len(chosen['planners'])} are enabled"))
+        problems.append(
+            Problem("planners", f"there must be exactly one planner; {len(chosen['planners'])} are enabled")
+        )
     problems += production_checks(settings)
     return Blueprint(settings, places, tuple(cares), subjects, chosen), problems
 
@@ -164,15 +189,21 @@ def _dependency_problems(subjects: Mapping[str, Subject], names: set[str]) -> It
     for subject in subjects.values():
         for wanted in subject.depends_on:
             if wanted not in names:
-                yield Problem(f"subjects.{subject.name}.depends_on", f"there is no subject {wanted!r}",
-                              hint=nearest(wanted, names))
+                yield Problem(
+                    f"subjects.{subject.name}.depends_on",
+                    f"there is no subject {wanted!r}",
+                    hint=nearest(wanted, names),
+                )
         path: set[str] = set()
         queue = list(subject.depends_on)
         while queue:
             name = queue.pop()
             if name == subject.name:
-                yield Problem(f"subjects.{subject.name}.depends_on", "it depends on itself, by way of "
-                              f"{', '.join(sorted(path)) or 'nothing'}; nothing of it could ever be healed")
+                yield Problem(
+                    f"subjects.{subject.name}.depends_on",
+                    "it depends on itself, by way of "
+                    f"{', '.join(sorted(path)) or 'nothing'}; nothing of it could ever be healed",
+                )
                 break
             if name not in path and name in subjects:
                 path.add(name)
@@ -216,8 +247,11 @@ def _rule_problems(subjects: Mapping[str, Subject], rules: Sequence[Rule]) -> It
     for subject in subjects.values():
         for fault, wanted in subject.rules.items():
             if wanted not in names:
-                yield Problem(f"subjects.{subject.name}.rules.{fault}", f"there is no rule {wanted!r}",
-                              hint=nearest(wanted, names))
+                yield Problem(
+                    f"subjects.{subject.name}.rules.{fault}",
+                    f"there is no rule {wanted!r}",
+                    hint=nearest(wanted, names),
+                )
 
 
 def read(
@@ -254,17 +288,28 @@ def _action_problems(blueprint: Blueprint) -> list[Problem]:
     families = set(own_names("executors"))
     for number, pattern in enumerate(blueprint.settings.guard.allow):
         if not fnmatch.filter(offered, pattern) and pattern not in {"*", *(f"{name}.*" for name in families)}:
-            problems.append(Problem(f"guard.allow[{number}]", f"no action is called so (got {pattern!r})",
-                                    hint=nearest(pattern, offered)))
+            problems.append(
+                Problem(
+                    f"guard.allow[{number}]",
+                    f"no action is called so (got {pattern!r})",
+                    hint=nearest(pattern, offered),
+                )
+            )
     for subject in blueprint.subjects.values():
         for verb, action in subject.controller.items():
             if action not in offered:
-                problems.append(Problem(f"subjects.{subject.name}.commands.{verb}", f"there is no action {action!r}",
-                                        hint=nearest(action, offered)))
+                problems.append(
+                    Problem(
+                        f"subjects.{subject.name}.commands.{verb}",
+                        f"there is no action {action!r}",
+                        hint=nearest(action, offered),
+                    )
+                )
     return problems
 
 
 # -- the database is there before it is opened, so that building stays without I/O -------------------------------------
+
 
 class LaterDatabase:
     """The embedded database, opened when the loop starts."""
@@ -298,21 +343,36 @@ class LaterDatabase:
         return self._database.changed_by_others()
 
 
-# -- from the blueprint to the parts of a loop --------------------------------------------------------------------------
+# -- from the blueprint to the parts of a loop -----------------------------------------------------------------------
+
 
 def tools_of(blueprint: Blueprint, database: LaterDatabase, processes: LinuxProcesses | None = None) -> Tools:
     commands = LinuxCommands()
     processes = processes or LinuxProcesses(blueprint.places.state_dir)
     return Tools(
-        clock=SystemClock(), host=LinuxHost(), processes=processes, units=SystemctlUnits(commands),
-        commands=commands, network=AsyncNetwork(), files=LinuxFiles(), messages=OutboundMessages(),
-        database=database, subjects=blueprint.subjects,
+        clock=SystemClock(),
+        host=LinuxHost(),
+        processes=processes,
+        units=SystemctlUnits(commands),
+        commands=commands,
+        network=AsyncNetwork(),
+        files=LinuxFiles(),
+        messages=OutboundMessages(),
+        database=database,
+        subjects=blueprint.subjects,
     )
 
 
 def parts_of(
-    blueprint: Blueprint, tools: Tools, *, sight: Sight, flags: FeatureFlags, bus: EventBus, metrics: Metrics,
-    tracker: ExecutionTracker | None = None, schedule: ApScheduler | None = None,
+    blueprint: Blueprint,
+    tools: Tools,
+    *,
+    sight: Sight,
+    flags: FeatureFlags,
+    bus: EventBus,
+    metrics: Metrics,
+    tracker: ExecutionTracker | None = None,
+    schedule: ApScheduler | None = None,
 ) -> Parts:
     def built(family: str) -> list[Any]:
         return [c.plugin.build(c.name, c.config, tools) for c in blueprint.chosen[family]]
@@ -329,10 +389,20 @@ def parts_of(
     store = built("knowledge")[0]
     retention = blueprint.chosen["knowledge"][0].config
     return Parts(
-        clock=tools.clock, knowledge=store, planner=built("planners")[0], instances=instances,
-        analyzers=built("analyzers"), sight=sight, policy=blueprint.settings.guard, flags=flags, bus=bus,
-        catalogue=Catalogue({e.name: e for e in built("executors")}), meter=metrics, stages=tracker,
-        schedule=schedule, retention_days=getattr(retention, "retention_days", 90.0),
+        clock=tools.clock,
+        knowledge=store,
+        planner=built("planners")[0],
+        instances=instances,
+        analyzers=built("analyzers"),
+        sight=sight,
+        policy=blueprint.settings.guard,
+        flags=flags,
+        bus=bus,
+        catalogue=Catalogue({e.name: e for e in built("executors")}),
+        meter=metrics,
+        stages=tracker,
+        schedule=schedule,
+        retention_days=getattr(retention, "retention_days", 90.0),
         retention_incidents=getattr(retention, "max_incidents", 10000),
     )
 
@@ -350,8 +420,15 @@ def host_parts() -> Parts:
     blueprint, _ = draw(settings.model_copy(update={"state_dir": folder}), None)
     database = LaterDatabase(folder / "knowledge.db")
     tools = tools_of(blueprint, database, LinuxProcesses(folder))
-    parts = parts_of(blueprint, tools, sight=Sight(), flags=FeatureFlags(), bus=EventBus(),
-                     metrics=Metrics(__version__), schedule=None)
+    parts = parts_of(
+        blueprint,
+        tools,
+        sight=Sight(),
+        flags=FeatureFlags(),
+        bus=EventBus(),
+        metrics=Metrics(__version__),
+        schedule=None,
+    )
 
     async def close() -> None:
         await database.close()
@@ -359,14 +436,22 @@ def host_parts() -> Parts:
     return replace(parts, open=database.open, close=close)
 
 
-# -- the running daemon -------------------------------------------------------------------------------------------------
+# -- the running daemon ----------------------------------------------------------------------------------------------
+
 
 def _log_as(settings: Settings) -> None:
     try:
         setup_logging(settings.logging.level, settings.logging.format, settings.logging.file)
     except OSError as error:
-        raise ConfigError([Problem("logging.file", f"cannot open {settings.logging.file}: {error.strerror}",
-                                   hint="name a file in a folder that this user may write")]) from error
+        raise ConfigError(
+            [
+                Problem(
+                    "logging.file",
+                    f"cannot open {settings.logging.file}: {error.strerror}",
+                    hint="name a file in a folder that this user may write",
+                )
+            ]
+        ) from error
 
 
 class HostLock:
@@ -381,8 +466,15 @@ class HostLock:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may be the state directory
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise ConfigError([Problem("lock_file", f"cannot open {self._path}: {error.strerror}",
-                                       hint="set lock_file or state_dir to a place this user may write")]) from error
+            raise ConfigError(
+                [
+                    Problem(
+                        "lock_file",
+                        f"cannot open {self._path}: {error.strerror}",
+                        hint="set lock_file or state_dir to a place this user may write",
+                    )
+                ]
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -393,7 +485,8 @@ class HostLock:
                 holder = f"pid {told['pid']}, since {told['since']}, with {told['config']}"
             raise AlreadyRunning(
                 f"another daemon runs the loop on this host: {holder} (lock {self._path})",
-                remedy="stop that one first; two would heal against each other") from None
+                remedy="stop that one first; two would heal against each other",
+            ) from None
         self._fd = fd
         self.tell(about)
 
@@ -441,6 +534,8 @@ class Daemon:
         self._conditions: dict[str, Condition] = {}
         self._stopping = asyncio.Event()
         self._reload_wanted = asyncio.Event()
+        self._asked = asyncio.Event()
+        """To stop, or to begin anew, while there is no loop that could be told."""
         self._next: Blueprint | None = None
         self._loop_left = time.monotonic()
         self._database = LaterDatabase(self.state_dir / "knowledge.db")
@@ -449,7 +544,8 @@ class Daemon:
         self._loop: MAPEK | None = None
         self.health = HealthChecker(
             {"database": self._database_health, "loop": self._loop_health, "pqc": self._pqc_health},
-            api_latency=lambda: self.metrics.p95("x0tta6bl4_api_latency_seconds"))
+            api_latency=lambda: self.metrics.p95("x0tta6bl4_api_latency_seconds"),
+        )
 
     @property
     def loop(self) -> MAPEK:
@@ -466,8 +562,11 @@ class Daemon:
         loop = self.loop
         late = loop.parts.clock.monotonic() - loop.last_progress
         stuck = late > 2 * loop.interval + loop.timeout
-        return {"status": "failing" if stuck or loop.status != "running" else "ok", "cycles": loop.cycle_count,
-                "seconds_since_progress": round(late, 3)}
+        return {
+            "status": "failing" if stuck or loop.status != "running" else "ok",
+            "cycles": loop.cycle_count,
+            "seconds_since_progress": round(late, 3),
+        }
 
     def _pqc_health(self) -> Mapping[str, Any]:
         from x0tta6bl4.settings.production import liboqs_is_there
@@ -484,15 +583,34 @@ class Daemon:
         now, wall = loop.parts.clock.monotonic(), loop.parts.clock.wall()
         for instance, (reason, subjects, since) in loop.parts.sight.blind_instances.items():
             whom = f" Nothing is known of {', '.join(subjects)} through it." if subjects else ""
-            found.append(Condition("blind", f"{instance} cannot see", f"{reason}.{whom}", "warning", wall - now + since))
+            found.append(
+                Condition("blind", f"{instance} cannot see", f"{reason}.{whom}", "warning", wall - now + since)
+            )
         if not self.flags.is_enabled("auto_healing"):
-            found.append(Condition("healing-off", "auto_healing is off",
-                                   "Nothing is healed. `x0tta6bl4 flags auto_healing on` switches it on.", "warning", wall))
+            found.append(
+                Condition(
+                    "healing-off",
+                    "auto_healing is off",
+                    "Nothing is healed. `x0tta6bl4 flags auto_healing on` switches it on.",
+                    "warning",
+                    wall,
+                )
+            )
         if loop.standing.store_trouble:
-            found.append(Condition("store", "the journal cannot be written",
-                                   f"{loop.standing.store_trouble}. Nothing is done until it can.", "critical", wall))
-        found += [Condition("paused", f"{p.target} is paused by {p.who}", p.reason or "no reason given", "info", p.since)
-                  for p in loop.standing.pauses if p.until > wall]
+            found.append(
+                Condition(
+                    "store",
+                    "the journal cannot be written",
+                    f"{loop.standing.store_trouble}. Nothing is done until it can.",
+                    "critical",
+                    wall,
+                )
+            )
+        found += [
+            Condition("paused", f"{p.target} is paused by {p.who}", p.reason or "no reason given", "info", p.since)
+            for p in loop.standing.pauses
+            if p.until > wall
+        ]
         return found
 
     def describe(self) -> Mapping[str, Any]:
@@ -500,8 +618,11 @@ class Daemon:
             "config": [str(path) for path in self.loaded.files],
             "state_dir": str(self.state_dir),
             "instances": {family: [c.name for c in chosen] for family, chosen in self.blueprint.chosen.items()},
-            "last_reload": {"at": self.last_reload.at, "ok": self.last_reload.ok,
-                            "problems": list(self.last_reload.problems)},
+            "last_reload": {
+                "at": self.last_reload.at,
+                "ok": self.last_reload.ok,
+                "problems": list(self.last_reload.problems),
+            },
         }
 
     async def set_flag(self, name: str, value: bool, who: str) -> None:
@@ -512,7 +633,9 @@ class Daemon:
     # -- reload --
 
     async def reload(self) -> Sequence[str]:
-        """Checks the files anew. What is right takes the place of the running configuration; a mistake changes nothing."""
+        """Checks the files anew. What is right takes the place of the running configuration; a mistake changes
+        nothing.
+        """
         wall = time.time()
         try:
             if self.config is not None:
@@ -524,8 +647,12 @@ class Daemon:
             self.last_reload = Reloaded(wall, False, problems)
             self.metrics.set("x0tta6bl4_config_last_reload_successful", 0.0)
             self._conditions["config"] = Condition(
-                "config", "the configuration on disk has mistakes; the one before is still in force",
-                "; ".join(problems), "warning", wall)
+                "config",
+                "the configuration on disk has mistakes; the one before is still in force",
+                "; ".join(problems),
+                "warning",
+                wall,
+            )
             log.error("reload refused; the old configuration stays", extra={"problems": list(problems)})
             return problems
         self.loaded, self._next = loaded, blueprint
@@ -535,6 +662,7 @@ class Daemon:
         self.metrics.set("x0tta6bl4_config_last_reload_success_timestamp_seconds", wall)
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         log.info("configuration read again", extra={"files": [str(f) for f in loaded.files]})
+        self._asked.set()
         if self._loop is not None:
             self._loop_left = time.monotonic()
             self._loop.stop()
@@ -544,6 +672,7 @@ class Daemon:
 
     def stop(self) -> None:
         self._stopping.set()
+        self._asked.set()
         if self._loop is not None:
             self._loop.stop()
 
@@ -557,8 +686,15 @@ class Daemon:
             try:
                 self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise ConfigError([Problem("state_dir", f"cannot make {self.state_dir}: {error.strerror}",
-                                           hint="set it to a folder this user may write")]) from error
+                raise ConfigError(
+                    [
+                        Problem(
+                            "state_dir",
+                            f"cannot make {self.state_dir}: {error.strerror}",
+                            hint="set it to a folder this user may write",
+                        )
+                    ]
+                ) from error
             store_lock = self.state_dir / "daemon.lock"
             if store_lock != lock_file_of(settings, self.blueprint.places.config_dir):
                 # Another lock file may be another host's or a test's; one memory is never two daemons'.
@@ -573,14 +709,20 @@ class Daemon:
             self._listen_to_signals()
             await self._write_face(stack)
             async with asyncio.TaskGroup() as group:
-                beside = [group.create_task(self._watchdog(), name="watchdog"),
-                          group.create_task(self._poll_files(), name="poll-files")]
+                beside = [
+                    group.create_task(self._watchdog(), name="watchdog"),
+                    group.create_task(self._poll_files(), name="poll-files"),
+                ]
                 if settings.status.enabled:
                     from x0tta6bl4.status.endpoint import serve
 
                     opened = asyncio.get_running_loop().create_future()
-                    beside.append(group.create_task(self._serve(serve(
-                        self, settings.status, self._endpoint_open(opened)), opened), name="endpoint"))
+                    beside.append(
+                        group.create_task(
+                            self._serve(serve(self, settings.status, self._endpoint_open(opened)), opened),
+                            name="endpoint",
+                        )
+                    )
                     await asyncio.wait({opened, beside[-1]}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
                 await self._start_programs()
                 if announce is not None:
@@ -594,9 +736,13 @@ class Daemon:
         log.info("stopped")
 
     def _who(self) -> Mapping[str, Any]:
-        return {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started_at)),
-                "config": str(self.config) if self.config else "defaults", "state_dir": str(self.state_dir),
-                "url": self.address}
+        return {
+            "pid": os.getpid(),
+            "since": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started_at)),
+            "config": str(self.config) if self.config else "defaults",
+            "state_dir": str(self.state_dir),
+            "url": self.address,
+        }
 
     def _build(self, blueprint: Blueprint) -> None:
         assert self._processes is not None
@@ -611,8 +757,16 @@ class Daemon:
         tools = tools_of(blueprint, self._database, self._processes)
         settings = blueprint.settings
         bus = EventBus(settings.events.max_queue_size, settings.events.history_size)
-        parts = parts_of(blueprint, tools, sight=self.sight, flags=self.flags, bus=bus, metrics=self.metrics,
-                         tracker=self.tracker, schedule=ApScheduler())
+        parts = parts_of(
+            blueprint,
+            tools,
+            sight=self.sight,
+            flags=self.flags,
+            bus=bus,
+            metrics=self.metrics,
+            tracker=self.tracker,
+            schedule=ApScheduler(),
+        )
         self._loop = MAPEK(parts, interval=settings.mapek.interval, timeout=settings.mapek.timeout)
 
     async def _turn_until_stopped(self, group: asyncio.TaskGroup) -> None:
@@ -641,8 +795,8 @@ class Daemon:
 
     async def _stopping_or_reload(self) -> None:
         log.warning("MAPEK_ENABLED is false: nothing is watched and nothing is healed")
-        while not self._stopping.is_set() and self._next is None:
-            await asyncio.sleep(0.2)
+        await self._asked.wait()
+        self._asked.clear()
 
     async def _say_ready(self) -> None:
         if self.blueprint.settings.mapek.enabled:
@@ -667,8 +821,9 @@ class Daemon:
                 continue
             kept = [f"paused by {p.who}" for p in pauses if fnmatch.fnmatchcase(program.name, p.target)]
             if kept or not self.flags.is_enabled("auto_healing"):
-                log.warning("not started", extra={"subject": program.name,
-                                                  "reason": (kept or ["auto_healing is off"])[0]})
+                log.warning(
+                    "not started", extra={"subject": program.name, "reason": (kept or ["auto_healing is off"])[0]}
+                )
                 continue
             try:
                 started = await self._processes.start(program)
@@ -689,8 +844,11 @@ class Daemon:
             self._reload_wanted.clear()
             ended = await guarded(self.reload, None)
             if isinstance(ended, Failure):  # a mistake of our own, or a plugin's, is no reason to stop healing
-                log.error("reload failed; the old configuration stays", exc_info=ended.exception,
-                          extra={"reason": ended.message})
+                log.error(
+                    "reload failed; the old configuration stays",
+                    exc_info=ended.exception,
+                    extra={"reason": ended.message},
+                )
 
     async def _watchdog(self) -> None:
         """Fed only while the loop makes progress: a stuck daemon must be restarted by systemd."""
@@ -716,8 +874,12 @@ class Daemon:
             self._lock.tell(self._who())
             if trouble:
                 self._conditions["endpoint"] = Condition(
-                    "endpoint", "the status endpoint is off", f"{trouble}. Healing goes on without it.", "warning",
-                    time.time())
+                    "endpoint",
+                    "the status endpoint is off",
+                    f"{trouble}. Healing goes on without it.",
+                    "warning",
+                    time.time(),
+                )
                 log.error("the status endpoint cannot be opened; healing goes on", extra={"reason": trouble})
             if not opened.done():
                 opened.set_result(None)

@@ -16,7 +16,11 @@ PATIENCE = 300.0
 def test_the_daemon_heals_what_is_broken_and_leaves_the_rest_alone() -> None:
     campaign = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.campaign", "--quick", "--evidence"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         told, _ = campaign.communicate(timeout=PATIENCE)
     finally:

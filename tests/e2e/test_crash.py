@@ -80,12 +80,15 @@ def test_killed_at_random_instants_it_loses_nothing_and_repeats_nothing_blindly(
     assert report.looked_up > 0, f"no death fell into the middle of an action: {report.phases}"
 
 
-@pytest.mark.parametrize(("broken", "words"), [
-    pytest.param(NEVER_LOOKS, "was interrupted and never got an outcome", id="never-looks"),
-    pytest.param(ACTS_BEFORE_THE_INTENT, "no intent speaks of it", id="acts-before-the-intent"),
-    pytest.param(REPEATS_BLINDLY, "no intent speaks of it", id="repeats-blindly"),
-    pytest.param(CLAIMS_WHAT_IT_DID_NOT_DO, "is said to have been executed, and was not", id="claims"),
-])
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        pytest.param(NEVER_LOOKS, "was interrupted and never got an outcome", id="never-looks"),
+        pytest.param(ACTS_BEFORE_THE_INTENT, "no intent speaks of it", id="acts-before-the-intent"),
+        pytest.param(REPEATS_BLINDLY, "no intent speaks of it", id="repeats-blindly"),
+        pytest.param(CLAIMS_WHAT_IT_DID_NOT_DO, "is said to have been executed, and was not", id="claims"),
+    ],
+)
 def test_a_daemon_that_is_broken_on_purpose_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, words: str
 ) -> None:

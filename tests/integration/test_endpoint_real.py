@@ -139,11 +139,17 @@ def live(folder: Path, client: Callable[[Opened], None], subjects: int = 1, **se
             database = await SqliteDatabase.open(folder / "knowledge.db", migrations())
             stack.push_async_callback(database.close)
             clock, metrics = SystemClock(), Metrics("9.8.7", strict=True)
-            loop = MAPEK(Parts(
-                clock=clock, knowledge=SqliteKnowledge("store", Config(), database, clock),
-                planner=Ladder("ladder", LadderConfig()), instances=[Instance(Eyes(), 0.5, 5.0)], analyzers=[Judge()],
-                sight=Sight({f"web-{number}": Subject(f"web-{number}") for number in range(subjects)}), meter=metrics,
-            ))
+            loop = MAPEK(
+                Parts(
+                    clock=clock,
+                    knowledge=SqliteKnowledge("store", Config(), database, clock),
+                    planner=Ladder("ladder", LadderConfig()),
+                    instances=[Instance(Eyes(), 0.5, 5.0)],
+                    analyzers=[Judge()],
+                    sight=Sight({f"web-{number}": Subject(f"web-{number}") for number in range(subjects)}),
+                    meter=metrics,
+                )
+            )
             face = Face(loop, metrics)
             told: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
             asked = StatusSettings(**{"port": 0, "rate_limit_per_minute": 10_000, **settings})
@@ -183,8 +189,16 @@ def test_many_requests_share_a_connection_and_a_head_has_no_body(tmp_path: Path)
         connection.connect()
         first = connection.sock
         lengths = {}
-        for method, path in (("GET", "/health"), ("HEAD", "/health"), ("OPTIONS", "/health"), ("GET", "/nix"),
-                             ("POST", "/health"), ("HEAD", "/status"), ("GET", "/metrics"), ("GET", "/livez")):
+        for method, path in (
+            ("GET", "/health"),
+            ("HEAD", "/health"),
+            ("OPTIONS", "/health"),
+            ("GET", "/nix"),
+            ("POST", "/health"),
+            ("HEAD", "/status"),
+            ("GET", "/metrics"),
+            ("GET", "/livez"),
+        ):
             connection.request(method, path, body=b"{}" if method == "POST" else None)
             reply = connection.getresponse()
             body = reply.read()
@@ -203,8 +217,10 @@ def test_many_requests_share_a_connection_and_a_head_has_no_body(tmp_path: Path)
 def test_requests_sent_ahead_are_answered_in_their_order(tmp_path: Path) -> None:
     def client(opened: Opened) -> None:
         paths = [b"/livez", b"/status", b"/nix", b"/metrics", b"/livez"]
-        sent = b"".join(b"GET %s HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: r%d\r\n\r\n" % (path, number)
-                        for number, path in enumerate(paths))
+        sent = b"".join(
+            b"GET %s HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: r%d\r\n\r\n" % (path, number)
+            for number, path in enumerate(paths)
+        )
         with opened.socket() as ahead:
             ahead.sendall(sent)
             got = b""
@@ -275,11 +291,14 @@ def test_old_clients_without_a_host_and_clients_that_offer_another_protocol_are_
     live(tmp_path, client)
 
 
-@pytest.mark.parametrize("headers", [
-    b"A: " + b"x" * 40_000 + b"\r\n",
-    b"".join(b"A%d: x\r\n" % number for number in range(200)),
-    b"A: " + b"x" * 400_000,
-])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"A: " + b"x" * 40_000 + b"\r\n",
+        b"".join(b"A%d: x\r\n" % number for number in range(200)),
+        b"A: " + b"x" * 400_000,
+    ],
+)
 def test_a_head_without_measure_is_refused(tmp_path: Path, headers: bytes) -> None:
     def client(opened: Opened) -> None:
         with opened.socket() as wordy:
@@ -423,8 +442,7 @@ def test_it_closes_at_once_whoever_is_still_connected(tmp_path: Path) -> None:
     with stay:
         live(tmp_path, client)
         assert [b"", b"", True, b""] == [
-            got if number != 2 else got.endswith(b"ok\n")
-            for number, got in enumerate(map(everything, stay._opened))
+            got if number != 2 else got.endswith(b"ok\n") for number, got in enumerate(map(everything, stay._opened))
         ]
 
 

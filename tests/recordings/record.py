@@ -58,18 +58,29 @@ NOTHING: dict[str, Any] = {"subject": "", "fault": "", "within": 0.0, "plan": []
 STORIES = {
     "kill": Story("The process is killed.", "kill", 3.0, found("dead", 0.3, ["process.restart web"])),
     "hang": Story("It lives and answers nothing any more.", "hang", 5.0, found("hung", 2.0, ["process.restart web"])),
-    "gray": Story("Its health says yes while its work fails.", "gray", 5.0,
-                  found("gray", 2.0, ["process.restart web"])),
+    "gray": Story(
+        "Its health says yes while its work fails.", "gray", 5.0, found("gray", 2.0, ["process.restart web"])
+    ),
     "refuse": Story("It lives and takes no connection.", "refuse", 5.0, found("hung", 2.5, ["process.restart web"])),
     "slow-once": Story("One answer of many takes three seconds.", "slow", 8.0, NOTHING),
     "flap": Story("For moments it answers 503.", "flap", 20.0, NOTHING, params={"period": 2, "down": 0.3}),
     # Judged at each look from two thirds of the limit on; then eight points make a line.
-    "leak": Story("Its memory grows towards its limit.", "leak", 22.0,
-                  found("leaking-memory", 22.0, ["notify.human web"]),
-                  params={"mib_per_s": 3, "limit": 400}, care={"web": {"memory_limit": "80MiB"}}),
-    "dependency": Story("What it depends on hangs; only that is to be treated.", "hang", 6.0,
-                        found("hung", 2.0, ["process.restart db"], "db"), broken="db",
-                        care={"db": {}, "web": {"depends_on": ["db"]}}),
+    "leak": Story(
+        "Its memory grows towards its limit.",
+        "leak",
+        22.0,
+        found("leaking-memory", 22.0, ["notify.human web"]),
+        params={"mib_per_s": 3, "limit": 400},
+        care={"web": {"memory_limit": "80MiB"}},
+    ),
+    "dependency": Story(
+        "What it depends on hangs; only that is to be treated.",
+        "hang",
+        6.0,
+        found("hung", 2.0, ["process.restart db"], "db"),
+        broken="db",
+        care={"db": {}, "web": {"depends_on": ["db"]}},
+    ),
 }
 
 
@@ -104,9 +115,13 @@ class Recorder:
         assert isinstance(self.monitor, Watcher)
 
         def heard(occurrence: Occurrence) -> None:
-            self.write({"at": self.now(), "happened": [occurrence.source, occurrence.subject, occurrence.kind,
-                                                       occurrence.detail],
-                        "seen": [as_row(o) for o in occurrence.observations]})
+            self.write(
+                {
+                    "at": self.now(),
+                    "happened": [occurrence.source, occurrence.subject, occurrence.kind, occurrence.detail],
+                    "seen": [as_row(o) for o in occurrence.observations],
+                }
+            )
             report(occurrence)
 
         await self.monitor.watch(heard)
@@ -122,8 +137,13 @@ async def record(name: str, story: Story) -> None:
     for subject, care in story.care.items():
         below = [w for on in care.get("depends_on", []) for w in ("--depends-on", f"127.0.0.1:{ports[on]}")]
         base = f"http://127.0.0.1:{ports[subject]}"
-        subjects[subject] = {"mode": "auto", "work": f"{base}/work", "health": f"{base}/health", **care, "process": [
-            sys.executable, "-m", "x0tta6bl4.demo.victim", "--port", str(ports[subject]), *below]}
+        subjects[subject] = {
+            "mode": "auto",
+            "work": f"{base}/work",
+            "health": f"{base}/health",
+            **care,
+            "process": [sys.executable, "-m", "x0tta6bl4.demo.victim", "--port", str(ports[subject]), *below],
+        }
     lines: list[dict[str, Any]] = []
     clock = SystemClock()
     async with AsyncExitStack() as stack:
@@ -147,8 +167,9 @@ async def record(name: str, story: Story) -> None:
         def now() -> float:
             return round(clock.monotonic() - began, 4)
 
-        instances = [Instance(Recorder(i.monitor, lines.append, now), i.every, i.timeout, i.overlap)
-                     for i in parts.instances]
+        instances = [
+            Instance(Recorder(i.monitor, lines.append, now), i.every, i.timeout, i.overlap) for i in parts.instances
+        ]
         watching = Watching(instances, parts.sight, clock, lambda names: None, NoMeter())
         running = asyncio.create_task(watching.run())
         await watching.look_all()
@@ -159,9 +180,21 @@ async def record(name: str, story: Story) -> None:
         await asyncio.sleep(story.seconds)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    header = {"about": story.about, "broken_at": broken_at, "expect": story.expect, "subjects": {
-        subject: {"mode": "auto", "process": ["/bin/sample"], "work": f"http://{subject}/work",
-                  "health": f"http://{subject}/health", **care} for subject, care in story.care.items()}}
+    header = {
+        "about": story.about,
+        "broken_at": broken_at,
+        "expect": story.expect,
+        "subjects": {
+            subject: {
+                "mode": "auto",
+                "process": ["/bin/sample"],
+                "work": f"http://{subject}/work",
+                "health": f"http://{subject}/health",
+                **care,
+            }
+            for subject, care in story.care.items()
+        },
+    }
     with open(HERE / f"{name}.jsonl", "w", encoding="utf-8") as file:
         for line in (header, *sorted(lines, key=lambda line: line["at"])):
             file.write(json.dumps(line, separators=(",", ":")) + "\n")

@@ -46,11 +46,32 @@ class Machine:
         self.leader = leader
 
     def try_(self, *argv: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-        inside = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid",
-                  "/usr/bin/env", "--chdir=/src", "-i", "PATH=/usr/sbin:/usr/bin", "LANG=C.UTF-8", "HOME=/root",
-                  "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels", "PIP_DISABLE_PIP_VERSION_CHECK=1"]
-        return subprocess.run([*inside, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=timeout)
+        inside = [
+            "nsenter",
+            f"--target={self.leader}",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+            "/usr/bin/env",
+            "--chdir=/src",
+            "-i",
+            "PATH=/usr/sbin:/usr/bin",
+            "LANG=C.UTF-8",
+            "HOME=/root",
+            "PIP_NO_INDEX=1",
+            "PIP_FIND_LINKS=/wheels",
+            "PIP_DISABLE_PIP_VERSION_CHECK=1",
+        ]
+        return subprocess.run(
+            [*inside, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
 
     def run(self, *argv: str, timeout: float = PATIENCE) -> str:
         """Its output. It must end with 0."""
@@ -93,6 +114,7 @@ class Machine:
 
     def wait_active(self, unit: str, other_than: int = 0) -> int:
         """Until the unit is active with another main process than that; its pid."""
+
         def active() -> int:
             shown = self.run("systemctl", "show", "--property=ActiveState,MainPID", unit)
             fields = dict(line.split("=", 1) for line in shown.splitlines())
@@ -109,12 +131,15 @@ class Machine:
         """A sample service under a user of its own; without a port it is a program that only sleeps."""
         sample = f"/opt/x0tta6bl4/bin/python -m x0tta6bl4.demo.victim --port {port}"
         command = sample if port else "/usr/bin/sleep infinity"
-        self.write(f"/etc/systemd/system/{name}.service",
-                   f"[Unit]\nDescription={name}\n{unit}\n[Service]\nDynamicUser=yes\nExecStart={command}\n{service}\n")
+        self.write(
+            f"/etc/systemd/system/{name}.service",
+            f"[Unit]\nDescription={name}\n{unit}\n[Service]\nDynamicUser=yes\nExecStart={command}\n{service}\n",
+        )
 
     def break_(self, port: int, kind: str) -> None:
-        self.run("/opt/x0tta6bl4/bin/python", "-c",
-                 f"from x0tta6bl4.demo import breaker; breaker.break_({port}, {kind!r})")
+        self.run(
+            "/opt/x0tta6bl4/bin/python", "-c", f"from x0tta6bl4.demo import breaker; breaker.break_({port}, {kind!r})"
+        )
 
     def answers(self, port: int) -> bool:
         script = f"from x0tta6bl4.demo import breaker; raise SystemExit(breaker.ask({port}, timeout=2).status != 200)"
@@ -157,8 +182,10 @@ def why_not() -> str:
         return "booting a container with systemd needs root"
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
-        return (f"booting a container with systemd needs {', '.join(missing)} "
-                "(apt-get install debootstrap systemd-container util-linux)")
+        return (
+            f"booting a container with systemd needs {', '.join(missing)} "
+            "(apt-get install debootstrap systemd-container util-linux)"
+        )
     return ""
 
 
@@ -185,13 +212,29 @@ def _booted(folder: Path, console: int) -> Iterator[Machine]:
     # Where systemd runs this host too, it gives the container a scope; else there is nobody to ask for one.
     alone = [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]
     nspawn = subprocess.Popen(
-        ["systemd-nspawn", f"--directory={folder}", "--boot", "--machine=x0tta6bl4-tests", "--register=no", *alone,
-         "--settings=no", "--private-network", "--link-journal=no", "--console=pipe"],
-        stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
+        [
+            "systemd-nspawn",
+            f"--directory={folder}",
+            "--boot",
+            "--machine=x0tta6bl4-tests",
+            "--register=no",
+            *alone,
+            "--settings=no",
+            "--private-network",
+            "--link-journal=no",
+            "--console=pipe",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=console,
+        stderr=console,
+        start_new_session=True,
+    )
     try:
         machine = Machine(_leader(nspawn))
-        machine.wait("systemd has booted", lambda: machine.try_("systemctl", "is-system-running").stdout.strip() in (
-            "running", "degraded"))
+        machine.wait(
+            "systemd has booted",
+            lambda: machine.try_("systemctl", "is-system-running").stdout.strip() in ("running", "degraded"),
+        )
         _install(machine)
         yield machine
     finally:
@@ -237,8 +280,16 @@ def _system() -> Path:
         _remove(draft)
         packages.mkdir(exist_ok=True)
         # What is thrown away when power fails need not be written through to the disk file by file.
-        _call("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", f"--cache-dir={packages}",
-              SUITE, str(draft), MIRROR, DPKG_FORCE="unsafe-io")
+        _call(
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={','.join(PACKAGES)}",
+            f"--cache-dir={packages}",
+            SUITE,
+            str(draft),
+            MIRROR,
+            DPKG_FORCE="unsafe-io",
+        )
         for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
             _remove(draft / waste)
         for name in ("apt-daily", "apt-daily-upgrade", "dpkg-db-backup", "e2scrub_all", "systemd-tmpfiles-clean"):
@@ -256,8 +307,17 @@ def _wheels() -> Path:
     if not wheels.is_dir():
         draft = CACHE / "wheels.new"
         _remove(draft)
-        _call(sys.executable, "-m", "pip", "download", "--quiet", f"--dest={draft}", "--only-binary=:all:",
-              f"--python-version={PYTHON}", *wanted)
+        _call(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            f"--dest={draft}",
+            "--only-binary=:all:",
+            f"--python-version={PYTHON}",
+            *wanted,
+        )
         draft.rename(wheels)
     return wheels
 
@@ -271,8 +331,9 @@ def _copy_sources(target: Path) -> None:
 
 
 def _call(*argv: str, **environment: str) -> None:
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          env={**os.environ, **environment})
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, **environment}
+    )
     assert done.returncode == 0, f"{' '.join(argv)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 

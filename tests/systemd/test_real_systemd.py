@@ -35,8 +35,11 @@ def services(machine: Machine) -> Iterator[None]:
     machine.install("steady", service="Restart=always\nRestartSec=2", unit="StartLimitIntervalSec=0")
     machine.install("stubborn", service="Restart=on-failure", unit="StartLimitIntervalSec=0")
     machine.install("limited", service="Restart=on-failure", unit="StartLimitIntervalSec=60\nStartLimitBurst=2")
-    machine.install("slow", service="ExecStartPre=/bin/sh -c 'echo start >> /run/slow/starts; sleep 6'\n"
-                                    "RuntimeDirectory=slow\nRuntimeDirectoryPreserve=yes\nRestart=no")
+    machine.install(
+        "slow",
+        service="ExecStartPre=/bin/sh -c 'echo start >> /run/slow/starts; sleep 6'\n"
+        "RuntimeDirectory=slow\nRuntimeDirectoryPreserve=yes\nRestart=no",
+    )
     machine.install("idle")
     machine.install("foreign")
     machine.run("systemctl", "daemon-reload")
@@ -55,9 +58,11 @@ def victim(machine: Machine) -> Machine:
 
 # -- the unit --
 
+
 def test_the_units_exposure_is_at_most_2_and_systemd_understands_every_line(machine: Machine) -> None:
-    told = machine.run("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager",
-                       f"/src/systemd/{DAEMON}")
+    told = machine.run(
+        "systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", f"/src/systemd/{DAEMON}"
+    )
     assert float(re.findall(r"Overall exposure level .*: ([0-9.]+)", told)[0]) <= 2.0
     for drop_in in sorted(DROP_INS.iterdir()):
         machine.write(f"/run/systemd/system/{DAEMON}.d/{drop_in.name}", drop_in.read_text())
@@ -93,6 +98,7 @@ def test_what_the_daemon_sees_of_the_host_is_the_host(victim: Machine) -> None:
 
 
 # -- what is healed --
+
 
 def test_a_killed_unit_without_restart_is_started_again_and_proved(victim: Machine) -> None:
     before = victim.kill("victim")
@@ -136,6 +142,7 @@ def test_a_unit_at_which_systemd_gave_up_is_taken_over(machine: Machine) -> None
 
 # -- what is left alone --
 
+
 def test_what_somebody_stopped_is_left_alone_and_why_says_so(victim: Machine) -> None:
     victim.run("systemctl", "stop", "victim")
     told = victim.wait("the daemon has made up its mind", lambda: _decision(victim, "victim"))
@@ -144,8 +151,7 @@ def test_what_somebody_stopped_is_left_alone_and_why_says_so(victim: Machine) ->
     time.sleep(5)  # long enough for a healer that only hesitates
     assert victim.property("victim", "ActiveState") == "inactive"
     assert victim.actions("victim") == []
-    assert "somebody stopped victim.service (systemctl stop)" in " ".join(
-        victim.run(PROGRAM, "why", "victim").split())
+    assert "somebody stopped victim.service (systemctl stop)" in " ".join(victim.run(PROGRAM, "why", "victim").split())
 
     victim.run("systemctl", "start", "victim")
     victim.wait("the incident is over", lambda: not victim.ask("why", "victim")["incidents"])
@@ -187,11 +193,21 @@ def test_a_unit_that_the_rule_does_not_name_is_refused_and_a_human_is_told(machi
     assert machine.property("foreign", "ActiveState") == "failed"
 
 
-@pytest.mark.parametrize("words", [
-    "systemctl restart foreign", "systemctl mask victim", "systemctl disable victim", "systemctl daemon-reload",
-    "systemctl set-property --runtime victim CPUWeight=50", "systemctl edit-nothing", "systemctl isolate rescue.target",
-    "systemd-run --unit=absent id", "systemctl poweroff", "systemctl freeze victim",
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "systemctl restart foreign",
+        "systemctl mask victim",
+        "systemctl disable victim",
+        "systemctl daemon-reload",
+        "systemctl set-property --runtime victim CPUWeight=50",
+        "systemctl edit-nothing",
+        "systemctl isolate rescue.target",
+        "systemd-run --unit=absent id",
+        "systemctl poweroff",
+        "systemctl freeze victim",
+    ],
+)
 def test_the_rule_grants_nothing_else(machine: Machine, words: str) -> None:
     command, _, rest = words.partition(" ")
     done = machine.try_("runuser", "-u", "x0tta6bl4", "--", command, "--no-ask-password", *rest.split())
@@ -201,6 +217,7 @@ def test_the_rule_grants_nothing_else(machine: Machine, words: str) -> None:
 
 
 # -- the daemon itself --
+
 
 def test_a_reload_with_mistakes_fails_and_changes_nothing(victim: Machine) -> None:
     pid = victim.main_pid(DAEMON)
@@ -215,8 +232,9 @@ def test_a_reload_with_mistakes_fails_and_changes_nothing(victim: Machine) -> No
 
     victim.configure(config_with({"victim": VICTIM, "steady": subject("steady")}))
     victim.run("systemctl", "reload", DAEMON)
-    victim.wait("the new one is in force", lambda: victim.property(DAEMON, "StatusText").startswith(
-        "watching 2 subjects"))
+    victim.wait(
+        "the new one is in force", lambda: victim.property(DAEMON, "StatusText").startswith("watching 2 subjects")
+    )
     assert victim.main_pid(DAEMON) == pid and victim.property(DAEMON, "ActiveState") == "active"
 
 

@@ -56,6 +56,7 @@ def alive(*subjects: Subject, **config: Any) -> Host:
 
 # -- liveness --------------------------------------------------------------------------------------------------------
 
+
 def test_what_answers_is_no_fault_and_what_was_never_seen_is_none_either() -> None:
     host = alive()
     assert host.judge() == []
@@ -129,8 +130,13 @@ def test_wrong_answers_faster_than_they_count_are_waited_out() -> None:
 
 def answers(host: Host, status: float) -> None:
     for _ in range(4):
-        host.sight.record([Observation("m", "web", "work_up", 0.0, detail=f"answered {status:g}"),
-                           Observation("m", "web", "work_status", status)], host.now)
+        host.sight.record(
+            [
+                Observation("m", "web", "work_up", 0.0, detail=f"answered {status:g}"),
+                Observation("m", "web", "work_status", status),
+            ],
+            host.now,
+        )
         host.now += 0.5
 
 
@@ -307,6 +313,7 @@ def test_a_turn_about_one_subject_judges_that_one() -> None:
 
 # -- thresholds ------------------------------------------------------------------------------------------------------
 
+
 def limited(**limit: Any) -> Host:
     more = {k: limit.pop(k) for k in ("flaps", "flap_window") if k in limit}
     return Host(threshold.PLUGIN, limits={"mine": {"metric": "load1", **limit}}, **more)
@@ -374,8 +381,12 @@ def test_a_series_that_flaps_stays_a_finding_until_it_has_calmed_down() -> None:
 
 
 def test_a_limit_is_for_the_subjects_it_names() -> None:
-    host = Host(threshold.PLUGIN, Subject("web"), Subject("db"),
-                limits={"mine": {"metric": "load1", "above": 1, "subjects": ["d*"]}})
+    host = Host(
+        threshold.PLUGIN,
+        Subject("web"),
+        Subject("db"),
+        limits={"mine": {"metric": "load1", "above": 1, "subjects": ["d*"]}},
+    )
     for name in ("web", "db"):
         host.see("load1", 2, subject=name)
 
@@ -412,8 +423,12 @@ def eating(**config: Any) -> Host:
 
 
 def feed(
-    host: Host, used: Callable[[float], float], seconds: float, every: float = 0.5,
-    metric: str = "process_rss_bytes", **more: float,
+    host: Host,
+    used: Callable[[float], float],
+    seconds: float,
+    every: float = 0.5,
+    metric: str = "process_rss_bytes",
+    **more: float,
 ) -> list[tuple[float, Finding]]:
     """What is found while the series runs, with the seconds since it began."""
     began, told = host.now, []

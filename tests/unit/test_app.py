@@ -52,7 +52,12 @@ def test_three_lines_of_a_subject_are_unfolded_into_what_watches_and_treats_it(t
     assert [p.name for p in blueprint.programs] == ["db", "web"]
     assert blueprint.subjects["web"].mode == "auto" and blueprint.subjects["db"].mode == "suggest"
     assert [c.name for c in blueprint.chosen["monitors"]] == [
-        "host", "db.process", "db.work", "web.process", "web.work"]
+        "host",
+        "db.process",
+        "db.work",
+        "web.process",
+        "web.work",
+    ]
     assert blueprint.subjects["web"].controller["restart"] == "process.restart"
     assert [c.name for c in blueprint.chosen["planners"]] == ["ladder"]
 
@@ -81,13 +86,20 @@ mapk: {}
     told = mistakes(tmp_path, text)
     file = tmp_path / "x.yaml"
     for line, part in [
-        (3, "guard.equal_tries"), (5, "there is no subject 'c'"), (5, "subjects.a.depends_on: it depends on itself"),
-        (6, "subjects.b.depends_on: it depends on itself"), (7, "is said to be process and unit"),
-        (8, "there is no rule 'ded' (did you mean 'dead'?)"), (9, "should look like http://host:port/path"),
+        (3, "guard.equal_tries"),
+        (5, "there is no subject 'c'"),
+        (5, "subjects.a.depends_on: it depends on itself"),
+        (6, "subjects.b.depends_on: it depends on itself"),
+        (7, "is said to be process and unit"),
+        (8, "there is no rule 'ded' (did you mean 'dead'?)"),
+        (9, "should look like http://host:port/path"),
         (10, "subjects.g.comands: no such setting (did you mean 'commands'?)"),
-        (12, "no monitor is called 'load_averge'; did you mean 'load_average'?"), (13, "monitors.load2.per_cores"),
-        (14, "monitors.load3.every"), (16, "give either above or below for 'load1'"),
-        (18, "executors.shell"), (19, "no such section (did you mean 'mapek'?)"),
+        (12, "no monitor is called 'load_averge'; did you mean 'load_average'?"),
+        (13, "monitors.load2.per_cores"),
+        (14, "monitors.load3.every"),
+        (16, "give either above or below for 'load1'"),
+        (18, "executors.shell"),
+        (19, "no such section (did you mean 'mapek'?)"),
     ]:
         assert any(t.startswith(f"{file}:{line}: ") and part in t for t in told), (line, part, told)
 
@@ -111,8 +123,10 @@ def test_a_command_that_is_not_configured_is_a_mistake_of_the_subject(tmp_path: 
 
 @pytest.mark.parametrize("circle", ["a: [a]", "a: [b], b: [a]", "a: [b], b: [c], c: [a]"])
 def test_a_circle_of_dependencies_is_refused(tmp_path: Path, circle: str) -> None:
-    subjects = "\n".join(f"  {name.strip()}: {{work: 'http://h/', depends_on: {on.strip()}}}"
-                         for name, on in (part.split(":") for part in circle.replace("], ", "]; ").split(";")))
+    subjects = "\n".join(
+        f"  {name.strip()}: {{work: 'http://h/', depends_on: {on.strip()}}}"
+        for name, on in (part.split(":") for part in circle.replace("], ", "]; ").split(";"))
+    )
     told = mistakes(tmp_path, f"subjects:\n{subjects}\n")
 
     assert len(told) == circle.count("[")
@@ -120,16 +134,23 @@ def test_a_circle_of_dependencies_is_refused(tmp_path: Path, circle: str) -> Non
 
 
 def test_who_only_depends_on_a_circle_is_not_accused_of_it(tmp_path: Path) -> None:
-    told = mistakes(tmp_path, "subjects:\n  a: {work: 'http://h/', depends_on: [a]}\n"
-                              "  b: {work: 'http://h/', depends_on: [a]}\n")
+    told = mistakes(
+        tmp_path, "subjects:\n  a: {work: 'http://h/', depends_on: [a]}\n  b: {work: 'http://h/', depends_on: [a]}\n"
+    )
 
     assert ["subjects.a" in line for line in told] == [True]
 
 
 def test_a_diamond_is_no_circle(tmp_path: Path) -> None:
-    read(write(tmp_path, "subjects:\n  a: {work: 'http://h/', depends_on: [b, c]}\n"
-                         "  b: {work: 'http://h/', depends_on: [d]}\n  c: {work: 'http://h/', depends_on: [d]}\n"
-                         "  d: {work: 'http://h/'}\n"), NOWHERE)
+    read(
+        write(
+            tmp_path,
+            "subjects:\n  a: {work: 'http://h/', depends_on: [b, c]}\n"
+            "  b: {work: 'http://h/', depends_on: [d]}\n  c: {work: 'http://h/', depends_on: [d]}\n"
+            "  d: {work: 'http://h/'}\n",
+        ),
+        NOWHERE,
+    )
 
 
 def test_there_is_exactly_one_planner(tmp_path: Path) -> None:
@@ -142,11 +163,19 @@ RULE = "{runbook: mine, summary: s, trigger: {anomaly: hung}, initial: %s, state
 
 def test_own_rules_come_from_folders_files_and_the_settings_and_their_mistakes_are_told(tmp_path: Path) -> None:
     write(tmp_path, RULE % "b", "bad-rule.yaml")
-    told = mistakes(tmp_path, f"runbooks:\n  - {tmp_path}/bad-rule.yaml\n  - {tmp_path}/gone.yaml\n  - 5\n"
-                              f"  - {RULE % 'c'}\nrules_dirs: [{tmp_path}/nowhere]\n")
+    told = mistakes(
+        tmp_path,
+        f"runbooks:\n  - {tmp_path}/bad-rule.yaml\n  - {tmp_path}/gone.yaml\n  - 5\n"
+        f"  - {RULE % 'c'}\nrules_dirs: [{tmp_path}/nowhere]\n",
+    )
 
-    for part in (f"{tmp_path}/bad-rule.yaml: mine: initial: there is no state 'b'", "gone.yaml: No such file",
-                 "runbooks[2]: is neither a path nor a rule (got 5)", "there is no state 'c'", "there is no folder"):
+    for part in (
+        f"{tmp_path}/bad-rule.yaml: mine: initial: there is no state 'b'",
+        "gone.yaml: No such file",
+        "runbooks[2]: is neither a path nor a rule (got 5)",
+        "there is no state 'c'",
+        "there is no folder",
+    ):
         assert any(part in line for line in told), (part, told)
 
 
@@ -155,8 +184,10 @@ def test_a_mistake_in_the_rules_of_the_planner_section_is_found_before_anything_
 
 
 def test_a_subject_may_choose_a_rule_of_ones_own(tmp_path: Path) -> None:
-    _, blueprint = read(write(tmp_path, f"runbooks: [{RULE % 'a'}]\n"
-                                        "subjects: {web: {work: 'http://h/', rules: {hung: mine}}}\n"), NOWHERE)
+    _, blueprint = read(
+        write(tmp_path, f"runbooks: [{RULE % 'a'}]\nsubjects: {{web: {{work: 'http://h/', rules: {{hung: mine}}}}}}\n"),
+        NOWHERE,
+    )
 
     assert blueprint.subjects["web"].rules == {"hung": "mine"}
 
@@ -170,27 +201,37 @@ def test_a_mistake_is_placed_whatever_the_subject_is_called(tmp_path: Path, name
 
 # -- plugins ---------------------------------------------------------------------------------------------------------
 
+
 def foreign(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> None:
     monkeypatch.setattr(plugins, "entry_points", lambda group: EntryPoints(points).select(group=group))
 
 
 def test_two_plugins_of_one_name_are_an_error_and_no_race(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = EntryPoint("http", "other.http:PLUGIN", "x0tta6bl4.monitors")
-    foreign(monkeypatch, ours, EntryPoint("odd", "a:PLUGIN", "x0tta6bl4.monitors"),
-            EntryPoint("odd", "b:PLUGIN", "x0tta6bl4.monitors"))
+    foreign(
+        monkeypatch,
+        ours,
+        EntryPoint("odd", "a:PLUGIN", "x0tta6bl4.monitors"),
+        EntryPoint("odd", "b:PLUGIN", "x0tta6bl4.monitors"),
+    )
 
-    assert plugins.find("monitors", "http") == \
-        "more than one plugin is called 'http' (x0tta6bl4, other.http:PLUGIN); uninstall all but one"
+    assert (
+        plugins.find("monitors", "http")
+        == "more than one plugin is called 'http' (x0tta6bl4, other.http:PLUGIN); uninstall all but one"
+    )
     assert "(a:PLUGIN, b:PLUGIN)" in str(plugins.find("monitors", "odd"))
 
 
-@pytest.mark.parametrize(("content", "part"), [
-    ("import nothing_of_that_name\nPLUGIN = 1\n", "needs something that is not installed"),
-    ("x = 1\n", "is no plugin"),
-    ("PLUGIN = 1\n", "does not declare itself as one of the monitors"),
-    ("def broken(:\n", "cannot be loaded"),
-    ("1 / 0\n", "cannot be loaded"),
-])
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("import nothing_of_that_name\nPLUGIN = 1\n", "needs something that is not installed"),
+        ("x = 1\n", "is no plugin"),
+        ("PLUGIN = 1\n", "does not declare itself as one of the monitors"),
+        ("def broken(:\n", "cannot be loaded"),
+        ("1 / 0\n", "cannot be loaded"),
+    ],
+)
 def test_a_foreign_plugin_that_cannot_be_used_is_a_mistake_of_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, part: str
 ) -> None:
@@ -207,8 +248,11 @@ def test_a_foreign_plugin_works_as_ours_do_and_only_what_is_named_is_loaded(
 ) -> None:
     write(tmp_path, "from x0tta6bl4.monitors.load_average import PLUGIN\n", "foreign_good.py")
     monkeypatch.syspath_prepend(str(tmp_path))
-    foreign(monkeypatch, EntryPoint("theirs", "foreign_good:PLUGIN", "x0tta6bl4.monitors"),
-            EntryPoint("unused", "foreign_that_is_not_there:PLUGIN", "x0tta6bl4.monitors"))
+    foreign(
+        monkeypatch,
+        EntryPoint("theirs", "foreign_good:PLUGIN", "x0tta6bl4.monitors"),
+        EntryPoint("unused", "foreign_that_is_not_there:PLUGIN", "x0tta6bl4.monitors"),
+    )
     _, blueprint = read(write(tmp_path, "monitors: {m: {use: theirs, every: 5s}}\n"), NOWHERE)
 
     assert [(c.name, c.keys.every) for c in blueprint.chosen["monitors"]] == [("host", None), ("m", 5.0)]
@@ -216,11 +260,15 @@ def test_a_foreign_plugin_works_as_ours_do_and_only_what_is_named_is_loaded(
 
 # -- places ----------------------------------------------------------------------------------------------------------
 
+
 def test_relative_paths_lie_beside_the_file_wherever_the_daemon_is_started(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
-    file = write(tmp_path / "conf", "state_dir: ../var\nlock_file: ../run/x.lock\n"
-                                    "subjects: {web: {process: ['${python}', '${config_dir}/a', '${state_dir}/b'], "
-                                    "work: 'http://h/'}}\n")
+    file = write(
+        tmp_path / "conf",
+        "state_dir: ../var\nlock_file: ../run/x.lock\n"
+        "subjects: {web: {process: ['${python}', '${config_dir}/a', '${state_dir}/b'], "
+        "work: 'http://h/'}}\n",
+    )
     _, blueprint = read(file, {})
 
     assert blueprint.places.state_dir == tmp_path / "var"
@@ -276,11 +324,17 @@ def test_a_holder_that_has_not_said_who_it_is_still_holds(tmp_path: Path) -> Non
 
 
 def test_the_lock_ends_with_the_process_however_that_ends(tmp_path: Path) -> None:
-    program = ("import sys, os; from pathlib import Path; from x0tta6bl4.app import HostLock; "
-               "lock = HostLock(Path(sys.argv[1])); lock.take({'pid': os.getpid(), 'since': 'now', 'config': 'c'}); "
-               "print('taken', flush=True); sys.stdin.read()")
-    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "d.lock")], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, env={"PYTHONPATH": str(Path(app.__file__).parents[1])})
+    program = (
+        "import sys, os; from pathlib import Path; from x0tta6bl4.app import HostLock; "
+        "lock = HostLock(Path(sys.argv[1])); lock.take({'pid': os.getpid(), 'since': 'now', 'config': 'c'}); "
+        "print('taken', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "d.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": str(Path(app.__file__).parents[1])},
+    )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"taken\n"
         with pytest.raises(AlreadyRunning, match=f"pid {holder.pid}, "):
@@ -303,6 +357,7 @@ def test_a_lock_where_nobody_may_write_or_behind_a_link_is_a_mistake_of_the_conf
 
 
 # -- reload ----------------------------------------------------------------------------------------------------------
+
 
 def test_a_reload_with_a_mistake_keeps_the_old_configuration_and_shows_the_mistake(tmp_path: Path) -> None:
     async def story() -> None:

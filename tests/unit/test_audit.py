@@ -73,18 +73,32 @@ def test_links_come_back_newest_first_each_holding_the_hash_of_the_one_before(tm
         (3, ["UPDATE audit SET previous = hash WHERE seq = 3"]),
         (3, ["DELETE FROM audit WHERE seq = 3"]),
         (3, ["DELETE FROM audit WHERE seq = 3", "UPDATE audit SET seq = seq - 1 WHERE seq > 3"]),
-        (3, ["UPDATE audit SET seq = 99 WHERE seq = 3", "UPDATE audit SET seq = 3 WHERE seq = 4",
-             "UPDATE audit SET seq = 4 WHERE seq = 99"]),
+        (
+            3,
+            [
+                "UPDATE audit SET seq = 99 WHERE seq = 3",
+                "UPDATE audit SET seq = 3 WHERE seq = 4",
+                "UPDATE audit SET seq = 4 WHERE seq = 99",
+            ],
+        ),
         (1, ["DELETE FROM audit WHERE seq = 1"]),
         (1, ["DELETE FROM audit"]),
         (LINKS, [f"DELETE FROM audit WHERE seq = {LINKS}"]),
         (LINKS - 1, [f"DELETE FROM audit WHERE seq >= {LINKS - 1}"]),
-        (LINKS + 1, [f"INSERT INTO audit SELECT {LINKS + 1}, at, who, what, data, hash, hash FROM audit"
-                     f" WHERE seq = {LINKS}"]),
+        (
+            LINKS + 1,
+            [f"INSERT INTO audit SELECT {LINKS + 1}, at, who, what, data, hash, hash FROM audit WHERE seq = {LINKS}"],
+        ),
         (0, ["UPDATE state SET value = 'x' WHERE key = 'audit.head'"]),
         (1, ["DELETE FROM state WHERE key = 'audit.head'"]),
-        (5, ["DELETE FROM audit WHERE seq < 5", "INSERT INTO state SELECT 'audit.anchor', "
-             "json_object('link', json_array(4, previous)) FROM audit WHERE seq = 5"]),
+        (
+            5,
+            [
+                "DELETE FROM audit WHERE seq < 5",
+                "INSERT INTO state SELECT 'audit.anchor', "
+                "json_object('link', json_array(4, previous)) FROM audit WHERE seq = 5",
+            ],
+        ),
     ],
 )
 def test_the_first_link_that_does_not_hold_is_named(tmp_path: Path, bad: int, statements: list[str]) -> None:

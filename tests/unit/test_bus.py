@@ -124,9 +124,13 @@ def test_whatever_a_handler_returns_is_awaited() -> None:
     async def play() -> None:
         bus = EventBus()
         for handler in (
-            Callable(), Callable().method, lambda event: Awaitable(),
-            functools.partial(late, "partial"), lambda event: late("lambda", event),
-            lambda event: asyncio.ensure_future(late("task", event)), lambda event: done.append("sync"),
+            Callable(),
+            Callable().method,
+            lambda event: Awaitable(),
+            functools.partial(late, "partial"),
+            lambda event: late("lambda", event),
+            lambda event: asyncio.ensure_future(late("task", event)),
+            lambda event: done.append("sync"),
         ):
             bus.subscribe(STEP, handler)
         async with processing(bus):
@@ -486,7 +490,8 @@ def test_what_is_no_event_or_no_handler_is_refused() -> None:
 
 
 MOVES = st.lists(
-    st.sampled_from(["step", "step", "finding", "turn", "turns", "open", "end", "subscribe"]), max_size=60,
+    st.sampled_from(["step", "step", "finding", "turn", "turns", "open", "end", "subscribe"]),
+    max_size=60,
 )
 
 
@@ -540,7 +545,7 @@ def test_nothing_is_lost_uncounted_or_out_of_order(size: int, kept: int, moves: 
             assert await bus.drain()
 
         assert len(refused) == bus.dropped
-        assert accepted[max(0, len(accepted) - kept):] == bus.get_history()
+        assert accepted[max(0, len(accepted) - kept) :] == bus.get_history()
         for name, subscription in lasting.items():
             meant = [event for event in accepted if subscription.event_type in (None, event.event_type)]
             assert len(meant) == balance(subscription)
@@ -560,7 +565,7 @@ def test_exactly_as_many_as_fit_are_accepted(size: int, count: int, kept: int) -
 
     assert [True] * min(size, count) + [False] * max(0, count - size) == answers
     assert count == bus.queue_size + bus.dropped
-    assert events[: min(size, count)][-kept or count + 1:] == bus.get_history()
+    assert events[: min(size, count)][-kept or count + 1 :] == bus.get_history()
     assert list(islice(reversed(bus.get_history()), 3)) == bus.get_history(3)[::-1]
 
 

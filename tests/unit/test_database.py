@@ -176,8 +176,14 @@ def test_only_writes_of_other_processes_count_as_changed_by_others(tmp_path: Pat
             await database.write(note("ours"))
             assert not database.changed_by_others()
             await asyncio.to_thread(
-                subprocess.run, [sys.executable, "-c", "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
-                                 "c.execute(\"INSERT INTO notes (text) VALUES ('theirs')\"); c.commit()", str(path)],
+                subprocess.run,
+                [
+                    sys.executable,
+                    "-c",
+                    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
+                    "c.execute(\"INSERT INTO notes (text) VALUES ('theirs')\"); c.commit()",
+                    str(path),
+                ],
                 check=True,
             )
             await database.write(note("ours again"))  # must not hide theirs
@@ -265,8 +271,11 @@ def test_a_file_that_is_no_database_is_named_and_kept(tmp_path: Path, content: b
 def test_a_damaged_database_is_named_and_kept(tmp_path: Path) -> None:
     async def fill() -> None:
         async with opened(path) as database:
-            await database.write(lambda tx: tx.execute_many(
-                "INSERT INTO notes (text) VALUES (?)", [(f"{n}" * 100,) for n in range(1000)]))
+            await database.write(
+                lambda tx: tx.execute_many(
+                    "INSERT INTO notes (text) VALUES (?)", [(f"{n}" * 100,) for n in range(1000)]
+                )
+            )
 
     path = tmp_path / "a.db"
     asyncio.run(fill())

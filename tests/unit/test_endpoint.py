@@ -58,9 +58,17 @@ class Judge:
 
     def analyze(self, view: View) -> Sequence[Finding]:
         return [
-            Finding("judge", o.subject, "dead", f"it is dead {HOSTILE}", Severity.CRITICAL, view.now,
-                    healthy_when=(Sign("process_up", ">=", 1),))
-            for o in view.select("process_up") if o.value == 0
+            Finding(
+                "judge",
+                o.subject,
+                "dead",
+                f"it is dead {HOSTILE}",
+                Severity.CRITICAL,
+                view.now,
+                healthy_when=(Sign("process_up", ">=", 1),),
+            )
+            for o in view.select("process_up")
+            if o.value == 0
         ]
 
 
@@ -126,17 +134,32 @@ class Endpoint:
     always: dict[str, str | bytes] = field(default_factory=lambda: {"host": "127.0.0.1:8080"})
 
     async def ask(
-        self, method: str, target: str, headers: Mapping[str, str | bytes | None] | None = None, body: bytes = b"",
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str | bytes | None] | None = None,
+        body: bytes = b"",
         pieces: Sequence[bytes] | None = None,
     ) -> Reply:
         wanted = {**self.always, **(headers or {})}
-        raw = [(k.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1"))
-               for k, v in wanted.items() if v is not None]
+        raw = [
+            (k.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1"))
+            for k, v in wanted.items()
+            if v is not None
+        ]
         path, _, query = target.partition("?")
         scope = {
-            "type": "http", "http_version": "1.1", "method": method, "scheme": "http", "path": path,
-            "raw_path": path.encode(), "query_string": query.encode(), "root_path": "", "headers": raw,
-            "client": (self.peer, 50000), "server": ("127.0.0.1", 8080),
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": raw,
+            "client": (self.peer, 50000),
+            "server": ("127.0.0.1", 8080),
         }
         coming = list(pieces if pieces is not None else [body])
         sent: list[Any] = []
@@ -159,8 +182,11 @@ class Endpoint:
         return await self.ask("GET", target, {k.replace("_", "-"): v for k, v in headers.items()})
 
     async def post(self, target: str, body: Any, **headers: str | bytes | None) -> Reply:
-        given = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json",
-                 **{k.replace("_", "-"): v for k, v in headers.items()}}
+        given = {
+            "authorization": f"Bearer {TOKEN}",
+            "content-type": "application/json",
+            **{k.replace("_", "-"): v for k, v in headers.items()},
+        }
         return await self.ask("POST", target, given, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
@@ -176,12 +202,18 @@ def play(folder: Path, story: Story, seen: Mapping[str, float] | None = None, **
             stack.push_async_callback(database.close)
             clock, metrics = SystemClock(), Metrics("9.8.7", strict=True)
             what = seen if seen is not None else {"web": 1.0}
-            loop = MAPEK(Parts(
-                clock=clock, knowledge=SqliteKnowledge("store", Config(), database, clock),
-                planner=Ladder("ladder", LadderConfig()), instances=[Instance(Eyes(what), None, 5.0)],
-                analyzers=[Judge()], sight=Sight({name: Subject(name, kind="process") for name in what}),
-                meter=metrics, stages=ExecutionTracker(),
-            ))
+            loop = MAPEK(
+                Parts(
+                    clock=clock,
+                    knowledge=SqliteKnowledge("store", Config(), database, clock),
+                    planner=Ladder("ladder", LadderConfig()),
+                    instances=[Instance(Eyes(what), None, 5.0)],
+                    analyzers=[Judge()],
+                    sight=Sight({name: Subject(name, kind="process") for name in what}),
+                    meter=metrics,
+                    stages=ExecutionTracker(),
+                )
+            )
             await loop.run_cycle()
             face = Face(loop, metrics)
             await story(Endpoint(StatusApp(face, StatusSettings(**settings)), face))
@@ -203,6 +235,7 @@ def problem(reply: Reply, status: int, code: str) -> Any:
 
 
 # -- health ------------------------------------------------------------------------------------------------------------
+
 
 def test_health_has_exactly_the_members_that_are_documented(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
@@ -267,15 +300,20 @@ def test_readyz_names_what_fails_and_can_leave_checks_out(tmp_path: Path) -> Non
         assert 503 == reply.status
         assert reply["content-type"].startswith("text/plain")
         assert [
-            "[-]loop-running failed: the loop is stopped", "[+]first-cycle ok", "[-]store failed: no space left",
+            "[-]loop-running failed: the loop is stopped",
+            "[+]first-cycle ok",
+            "[-]store failed: no space left",
             "readyz check failed",
         ] == reply.text.splitlines()
 
         reply = await endpoint.get("/readyz?verbose&exclude=store&exclude=loop-running&exclude=nix")
         assert 200 == reply.status
         assert [
-            "[+]loop-running excluded: ok", "[+]first-cycle ok", "[+]store excluded: ok",
-            "warn: some health checks cannot be excluded: no matches for 'nix'", "readyz check passed",
+            "[+]loop-running excluded: ok",
+            "[+]first-cycle ok",
+            "[+]store excluded: ok",
+            "warn: some health checks cannot be excluded: no matches for 'nix'",
+            "readyz check passed",
         ] == reply.text.splitlines()
         assert "ok\n" == (await endpoint.get("/readyz?exclude=store&exclude=loop-running")).text
 
@@ -283,6 +321,7 @@ def test_readyz_names_what_fails_and_can_leave_checks_out(tmp_path: Path) -> Non
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
+
 
 def test_a_scrape_changes_nothing(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
@@ -331,12 +370,14 @@ def test_invented_paths_are_one_series(tmp_path: Path) -> None:
 
         lines = (await endpoint.get("/metrics")).text.splitlines()
         assert ['x0tta6bl4_http_requests_total{code="404",endpoint="other"} 20.0'] == [
-            line for line in lines if line.startswith("x0tta6bl4_http_requests_total{")]
+            line for line in lines if line.startswith("x0tta6bl4_http_requests_total{")
+        ]
 
     play(tmp_path, story)
 
 
 # -- status and the page -----------------------------------------------------------------------------------------------
+
 
 def test_status_tells_what_is_watched_what_is_open_and_what_was_decided(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
@@ -448,6 +489,7 @@ def test_the_page_of_a_large_fleet_is_cut_and_says_so(tmp_path: Path) -> None:
 
 # -- the door ----------------------------------------------------------------------------------------------------------
 
+
 def test_every_answer_carries_the_headers_that_guard_a_browser(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
         for target in ("/", "/health", "/metrics", "/style.css", "/nix"):
@@ -458,7 +500,10 @@ def test_every_answer_carries_the_headers_that_guard_a_browser(tmp_path: Path) -
             assert "unsafe" not in csp
             assert "http:" not in csp
             assert ("DENY", "nosniff", "no-referrer") == (
-                reply["x-frame-options"], reply["x-content-type-options"], reply["referrer-policy"])
+                reply["x-frame-options"],
+                reply["x-content-type-options"],
+                reply["referrer-policy"],
+            )
             assert "" == reply["strict-transport-security"]
             assert 1 == sum(name == "cache-control" for name, _ in reply.headers)
 
@@ -527,7 +572,10 @@ def test_pages_of_listed_origins_may_read_and_no_others(tmp_path: Path) -> None:
         asked = {"origin": good, "access-control-request-method": "GET"}
         reply = await endpoint.ask("OPTIONS", "/status", asked)
         assert (204, good, "GET") == (
-            reply.status, reply["access-control-allow-origin"], reply["access-control-allow-methods"])
+            reply.status,
+            reply["access-control-allow-origin"],
+            reply["access-control-allow-methods"],
+        )
         reply = await endpoint.ask("OPTIONS", "/status", {**asked, "origin": "http://evil.example"})
         assert ("", "") == (reply["access-control-allow-origin"], reply["access-control-allow-methods"])
         assert "" == (await endpoint.ask("OPTIONS", "/-/reload", asked))["access-control-allow-methods"]
@@ -564,6 +612,7 @@ def test_a_mistake_of_our_own_is_a_problem_document_and_names_the_log_line(
 
 
 # -- what is changed ---------------------------------------------------------------------------------------------------
+
 
 def test_a_flag_is_set_by_who_shows_the_token(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
@@ -677,7 +726,10 @@ def test_no_request_makes_it_our_mistake(
     async def story(endpoint: Endpoint) -> None:
         for method, path, query, headers, body in asked:
             told: dict[str, str | bytes | None] = {
-                "authorization": f"Bearer {TOKEN}", "content-type": "application/json", **headers}
+                "authorization": f"Bearer {TOKEN}",
+                "content-type": "application/json",
+                **headers,
+            }
             reply = await endpoint.ask(method, f"{path}?{query}", told, body)
             assert reply.status < 500 or path == "/readyz"
             if reply.status >= 400 and path != "/readyz":
@@ -687,6 +739,7 @@ def test_no_request_makes_it_our_mistake(
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
+
 
 def test_who_asks_too_often_is_told_when_to_come_back_and_probes_go_on(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
@@ -774,4 +827,3 @@ def test_the_cpu_share_is_that_of_the_last_minute() -> None:
 def test_a_time_that_no_calendar_has_is_none() -> None:
     assert "1970-01-01T00:00:00Z" == iso(0, "seconds")
     assert [None] * 3 == [iso(float("inf")), iso(1e20), iso(float("nan"))]
-

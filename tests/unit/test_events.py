@@ -21,8 +21,19 @@ from x0tta6bl4.kernel import events
 from x0tta6bl4.kernel.events import MAX_DEPTH, Event, EventType
 
 SEED_TYPES = {
-    "state_change", "system_start", "system_stop", "system_error", "user_command", "user_query", "task_create",
-    "task_update", "task_complete", "task_cancel", "response_ready", "health_check", "health_status",
+    "state_change",
+    "system_start",
+    "system_stop",
+    "system_error",
+    "user_command",
+    "user_query",
+    "task_create",
+    "task_update",
+    "task_complete",
+    "task_cancel",
+    "response_ready",
+    "health_check",
+    "health_status",
 }
 
 
@@ -226,24 +237,47 @@ def test_as_dict_is_strict_json_of_everything_a_fact_may_carry() -> None:
         value: float
         because: tuple[str, ...]
 
-    event = Event(EventType.FINDING, {
-        "fact": Fact(float("nan"), ("x",)), "kind": EventType.STEP, "set": {"b", "a"}, "raw": b"\x01\xff",
-        "at": datetime(2024, 1, 1, tzinfo=UTC), "took": timedelta(seconds=2), "path": Path("/proc"),
-        "error": ValueError("bad"), "keys": {1: "one", EventType.STEP: "step"},
-    }, event_id="evt_1", timestamp=datetime(2024, 1, 1, tzinfo=UTC))
+    event = Event(
+        EventType.FINDING,
+        {
+            "fact": Fact(float("nan"), ("x",)),
+            "kind": EventType.STEP,
+            "set": {"b", "a"},
+            "raw": b"\x01\xff",
+            "at": datetime(2024, 1, 1, tzinfo=UTC),
+            "took": timedelta(seconds=2),
+            "path": Path("/proc"),
+            "error": ValueError("bad"),
+            "keys": {1: "one", EventType.STEP: "step"},
+        },
+        event_id="evt_1",
+        timestamp=datetime(2024, 1, 1, tzinfo=UTC),
+    )
 
     assert json.loads(json.dumps(event.as_dict(), allow_nan=False)) == {
-        "event_id": "evt_1", "event_type": "finding", "source": "", "timestamp": "2024-01-01T00:00:00+00:00",
+        "event_id": "evt_1",
+        "event_type": "finding",
+        "source": "",
+        "timestamp": "2024-01-01T00:00:00+00:00",
         "data": {
-            "fact": {"value": "nan", "because": ["x"]}, "kind": "step", "set": ["a", "b"], "raw": "01ff",
-            "at": "2024-01-01T00:00:00+00:00", "took": 2.0, "path": "/proc", "error": "ValueError: bad",
+            "fact": {"value": "nan", "because": ["x"]},
+            "kind": "step",
+            "set": ["a", "b"],
+            "raw": "01ff",
+            "at": "2024-01-01T00:00:00+00:00",
+            "took": 2.0,
+            "path": "/proc",
+            "error": "ValueError: bad",
             "keys": {"1": "one", "step": "step"},
         },
     }
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text()
     | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,

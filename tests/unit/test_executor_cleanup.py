@@ -40,8 +40,12 @@ class OneDisk:
 
 
 def built(rules: object, files: Any = None, host: Any = None) -> Cleanup:
-    tools = SimpleNamespace(files=files or LinuxFiles(), host=host or OneDisk(), clock=FixedClock(),
-                            subjects={"web": Subject("web", data={"cleanup": rules})})
+    tools = SimpleNamespace(
+        files=files or LinuxFiles(),
+        host=host or OneDisk(),
+        clock=FixedClock(),
+        subjects={"web": Subject("web", data={"cleanup": rules})},
+    )
     return cast(Cleanup, PLUGIN.build("cleanup", Config(), cast(Tools, tools)))
 
 
@@ -176,8 +180,9 @@ def test_what_cannot_be_deleted_is_told_and_is_a_failure_when_it_is_all() -> Non
 
     files = Stubborn()
     effect = asyncio.run(built([{"folder": "/srv/x"}], files).act(STEP))
-    assert "deleted 1 file in /srv/x, 10; 1 file could not be deleted, such as /srv/x/a: it is immutable" \
-        == effect.detail
+    assert (
+        "deleted 1 file in /srv/x, 10; 1 file could not be deleted, such as /srv/x/a: it is immutable" == effect.detail
+    )
     files.all_stay = True
     with pytest.raises(StepFailed, match="2 files could not be deleted"):
         asyncio.run(built([{"folder": "/srv/x"}], files).act(STEP))
@@ -185,9 +190,33 @@ def test_what_cannot_be_deleted_is_told_and_is_a_failure_when_it_is_all() -> Non
 
 @pytest.mark.parametrize(
     "folder",
-    ["/", "//", "/etc", "/etc/", "/etc/x", "/usr", "/usr/local/share", "/bin", "/home", "/home/", "/home/me", "/root",
-     "/var", "/var/lib", "/proc/1", "/sys", "/dev/shm", "/boot", "/lib64", "relative", "", "/tmp/../etc", "/tmp/./x",
-     "/srv//x", "/a\0b"],
+    [
+        "/",
+        "//",
+        "/etc",
+        "/etc/",
+        "/etc/x",
+        "/usr",
+        "/usr/local/share",
+        "/bin",
+        "/home",
+        "/home/",
+        "/home/me",
+        "/root",
+        "/var",
+        "/var/lib",
+        "/proc/1",
+        "/sys",
+        "/dev/shm",
+        "/boot",
+        "/lib64",
+        "relative",
+        "",
+        "/tmp/../etc",
+        "/tmp/./x",
+        "/srv//x",
+        "/a\0b",
+    ],
 )
 def test_folders_that_the_host_stands_on_are_refused_before_any_file_is_touched(tmp_path: Path, folder: str) -> None:
     put(tmp_path, "a", 100)
@@ -221,7 +250,8 @@ def test_the_verb_takes_no_arguments() -> None:
 
 @given(
     ages=st.lists(st.integers(min_value=-50, max_value=200), min_size=1, max_size=12),
-    keep=st.integers(min_value=0, max_value=5), older_than=st.integers(min_value=0, max_value=150),
+    keep=st.integers(min_value=0, max_value=5),
+    older_than=st.integers(min_value=0, max_value=150),
     enough=st.none() | st.integers(min_value=0, max_value=60),
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -30,7 +30,12 @@ class Recorded:
         self.calls: list[tuple[tuple[str, ...], float, Mapping[str, str] | None]] = []
 
     async def run(
-        self, argv: Sequence[str], *, timeout: float, limit: int = 65536, env: Mapping[str, str] | None = None,
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        limit: int = 65536,
+        env: Mapping[str, str] | None = None,
         input: bytes | None = None,
     ) -> CommandResult:
         self.calls.append((tuple(argv), timeout, env))
@@ -64,13 +69,24 @@ def mistakes(**command: object) -> str:
 
 # -- configuration --------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize(
     "argv",
     [
-        ["/bin/sh", "-c", "{x}"], ["/usr/bin/bash", "/tmp/{x}"], ["/usr/bin/dash"], ["/bin/busybox", "sh"],
-        ["/usr/bin/python3.11", "-c", "print()"], ["/usr/bin/perl5.36", "-e", "1"], ["/usr/bin/gawk", "1"],
-        ["/usr/bin/env", "ls"], ["/usr/bin/sudo", "/usr/bin/ls"], ["/usr/bin/xargs"], ["/usr/bin/timeout", "1", "ls"],
-        ["/lib64/ld-linux-x86-64.so.2", "/bin/sh"], ["/usr/bin/systemd-run", "ls"], ["/usr/bin/nsenter", "ls"],
+        ["/bin/sh", "-c", "{x}"],
+        ["/usr/bin/bash", "/tmp/{x}"],
+        ["/usr/bin/dash"],
+        ["/bin/busybox", "sh"],
+        ["/usr/bin/python3.11", "-c", "print()"],
+        ["/usr/bin/perl5.36", "-e", "1"],
+        ["/usr/bin/gawk", "1"],
+        ["/usr/bin/env", "ls"],
+        ["/usr/bin/sudo", "/usr/bin/ls"],
+        ["/usr/bin/xargs"],
+        ["/usr/bin/timeout", "1", "ls"],
+        ["/lib64/ld-linux-x86-64.so.2", "/bin/sh"],
+        ["/usr/bin/systemd-run", "ls"],
+        ["/usr/bin/nsenter", "ls"],
     ],
 )
 def test_programs_that_run_their_arguments_are_refused_at_configuration(argv: list[str]) -> None:
@@ -79,8 +95,14 @@ def test_programs_that_run_their_arguments_are_refused_at_configuration(argv: li
 
 
 @pytest.mark.parametrize(
-    "argv", [["/bin/sh", "-c", "ls"], ["/bin/sh"], ["/bin/sh", "script.sh"], ["/usr/bin/sudo", "/bin/sh", "-c", "ls"],
-             ["/bin/sh", "/opt/{x}"]],
+    "argv",
+    [
+        ["/bin/sh", "-c", "ls"],
+        ["/bin/sh"],
+        ["/bin/sh", "script.sh"],
+        ["/usr/bin/sudo", "/bin/sh", "-c", "ls"],
+        ["/bin/sh", "/opt/{x}"],
+    ],
 )
 def test_an_interpreter_that_is_allowed_still_needs_a_fixed_script(argv: list[str]) -> None:
     slots: dict[str, object] = {"x": {}} if any("{x}" in word for word in argv) else {}
@@ -144,23 +166,53 @@ def test_each_command_is_an_action_with_what_the_guard_must_know_of_it() -> None
 
 # -- values ---------------------------------------------------------------------------------------------------------
 
-ARGV = ["/opt/tool", "{word}", "--word={word}", "/srv/x/{word}/y", "{path}", "--file={path}", "{number}", "n{number}n",
-        "{choice}", "{pattern}", "--p={pattern}", "/srv/x/{pattern}", "{word}{number}", "{{literal}}"]
+ARGV = [
+    "/opt/tool",
+    "{word}",
+    "--word={word}",
+    "/srv/x/{word}/y",
+    "{path}",
+    "--file={path}",
+    "{number}",
+    "n{number}n",
+    "{choice}",
+    "{pattern}",
+    "--p={pattern}",
+    "/srv/x/{pattern}",
+    "{word}{number}",
+    "{{literal}}",
+]
 SLOTS: Mapping[str, Mapping[str, object]] = {
-    "word": {}, "path": {"type": "path", "roots": ["/srv/data", "/var/cache/web"]},
-    "number": {"type": "number", "max": 1000}, "choice": {"type": "choice", "choices": ["fast", "slow"]},
+    "word": {},
+    "path": {"type": "path", "roots": ["/srv/data", "/var/cache/web"]},
+    "number": {"type": "number", "max": 1000},
+    "choice": {"type": "choice", "choices": ["fast", "slow"]},
     "pattern": {"type": "pattern", "pattern": r"(?s).*"},
 }
 GOOD: Mapping[str, object] = {
-    "word": "web", "path": "/srv/data/a", "number": 7, "choice": "fast", "pattern": "abc",
+    "word": "web",
+    "path": "/srv/data/a",
+    "number": 7,
+    "choice": "fast",
+    "pattern": "abc",
 }
 NASTY = st.text(
-    alphabet=st.sampled_from([*list("-./ab=;|&$`'\"\n\r\0\t {}*?~\\"), "\ud800", "\u2028", "é", "1"]), max_size=12)
+    alphabet=st.sampled_from([*list("-./ab=;|&$`'\"\n\r\0\t {}*?~\\"), "\ud800", "\u2028", "é", "1"]), max_size=12
+)
 PATHS = st.lists(st.sampled_from(["srv", "data", "..", ".", "", "etc", "var", "cache", "web", "-x"]), max_size=8).map(
-    lambda parts: f"/{'/'.join(parts)}")
-VALUES = st.one_of(NASTY, PATHS, st.text(max_size=20), st.integers(), st.floats(), st.booleans(), st.none(),
-                   st.lists(st.text(max_size=3), max_size=2),
-                   st.sampled_from(["fast", "slow", "web", "/srv/data/x/../y"]))
+    lambda parts: f"/{'/'.join(parts)}"
+)
+VALUES = st.one_of(
+    NASTY,
+    PATHS,
+    st.text(max_size=20),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.none(),
+    st.lists(st.text(max_size=3), max_size=2),
+    st.sampled_from(["fast", "slow", "web", "/srv/data/x/../y"]),
+)
 
 
 @given(slot=st.sampled_from(sorted(SLOTS)), value=VALUES)
@@ -277,6 +329,7 @@ def test_a_preview_shows_the_line_and_runs_nothing() -> None:
 
 # -- real programs --------------------------------------------------------------------------------------------------
 
+
 def script(tmp_path: Path, body: str) -> list[str]:
     file = tmp_path / "script.py"
     file.write_text(body)
@@ -289,8 +342,14 @@ def real(tmp_path: Path, body: str, *more: str, **chosen: object) -> CommandExec
 
 
 def test_a_real_command_gets_its_arguments_as_they_are_and_a_small_environment(tmp_path: Path) -> None:
-    tool = real(tmp_path, "import os, sys; print(sys.argv[1:], sorted(k for k in os.environ if k != 'LC_CTYPE'))",
-                "$HOME;ls", "{w}", slots={"w": {}}, env={"A": "1"})
+    tool = real(
+        tmp_path,
+        "import os, sys; print(sys.argv[1:], sorted(k for k in os.environ if k != 'LC_CTYPE'))",
+        "$HOME;ls",
+        "{w}",
+        slots={"w": {}},
+        env={"A": "1"},
+    )
     effect = asyncio.run(tool.act(step("c", w="x")))
     assert "['$HOME;ls', 'x'] ['A', 'LANG', 'PATH']" == effect.output.strip()
 

@@ -60,8 +60,13 @@ def built(outbox: Outbox | None = None, clock: HandClock | None = None, **settin
 
 
 def step(*, timeout: float = 20.0, **more: Any) -> Step:
-    args = {"title": "web: hung", "text": "no answer", "incident": "i1", "severity": "major",
-            "reasons": ["probe said so"]}
+    args = {
+        "title": "web: hung",
+        "text": "no answer",
+        "incident": "i1",
+        "severity": "major",
+        "reasons": ["probe said so"],
+    }
     return Step("s1", "notify.human", "web", {**args, **more}, timeout=timeout)
 
 
@@ -110,16 +115,20 @@ def test_one_of_two_channels_is_enough_and_the_other_is_named() -> None:
     outbox = Outbox()
     outbox.fails["mail"] = StepFailed("mail.example.org does not know ops")
     effect = run(built(outbox, webhook=WEBHOOK, mail=MAIL).act(step()))
-    assert "told a human by webhook chat.example.org; but not by mail to ops@example.org: " \
+    assert (
+        "told a human by webhook chat.example.org; but not by mail to ops@example.org: "
         "mail.example.org does not know ops" == effect.detail
+    )
 
 
 def test_a_channel_that_hangs_does_not_undo_what_another_delivered() -> None:
     outbox = Outbox()
     outbox.hangs.add("webhook")
     effect = run(built(outbox, webhook=WEBHOOK, mail=MAIL).act(step(timeout=20)))
-    assert "told a human by mail to ops@example.org; but not by webhook chat.example.org: no answer within 18 s" \
+    assert (
+        "told a human by mail to ops@example.org; but not by webhook chat.example.org: no answer within 18 s"
         == effect.detail
+    )
 
 
 def test_when_all_channels_fail_each_is_named_and_the_log_has_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -128,8 +137,10 @@ def test_when_all_channels_fail_each_is_named_and_the_log_has_it(caplog: pytest.
     notify = built(outbox, webhook=WEBHOOK, mail=MAIL)
     with caplog.at_level(logging.WARNING), pytest.raises(StepFailed) as caught:
         run(notify.act(step()))
-    assert "no human could be told; webhook chat.example.org: refused; " \
+    assert (
+        "no human could be told; webhook chat.example.org: refused; "
         "mail to ops@example.org: the token file is empty" == caught.value.message
+    )
     assert "s3cret" not in caught.value.message
     assert ["a human is needed: web: hung"] == [r.getMessage() for r in caplog.records]
     # What nobody got is not held back the next time.
@@ -188,8 +199,12 @@ def test_it_is_not_disruptive_and_may_be_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"titel": "x"}, "did you mean 'title'"), ({"title": ""}, "title"), ({"severity": "bad"}, "severity .*'bad'"),
-     ({"reasons": "one"}, "reasons")],
+    [
+        ({"titel": "x"}, "did you mean 'title'"),
+        ({"title": ""}, "title"),
+        ({"severity": "bad"}, "severity .*'bad'"),
+        ({"reasons": "one"}, "reasons"),
+    ],
 )
 def test_a_mistake_in_the_arguments_is_refused(wrong: dict[str, Any], words: str) -> None:
     outbox = Outbox()
@@ -200,8 +215,15 @@ def test_a_mistake_in_the_arguments_is_refused(wrong: dict[str, Any], words: str
 
 @pytest.mark.parametrize(
     "settings",
-    [{"webhook": {"url": "ftp://x"}}, {"webhook": {"url": "https://"}}, {"mail": {"to": "ops"}},
-     {"mail": {"to": "a@b\nBcc: c@d"}}, {"command": {"argv": ["tell"]}}, {"command": {"argv": []}}, {"sms": {}}],
+    [
+        {"webhook": {"url": "ftp://x"}},
+        {"webhook": {"url": "https://"}},
+        {"mail": {"to": "ops"}},
+        {"mail": {"to": "a@b\nBcc: c@d"}},
+        {"command": {"argv": ["tell"]}},
+        {"command": {"argv": []}},
+        {"sms": {}},
+    ],
 )
 def test_a_channel_that_cannot_work_is_refused_at_configuration(settings: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

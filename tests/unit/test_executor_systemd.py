@@ -177,11 +177,33 @@ def test_reload_and_reset_failed_are_passed_on() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "dbus", "dbus.service", "dbus-broker.service", "dbus.socket", "dbus-org.freedesktop.login1.service",
-        "x0tta6bl4", "x0tta6bl4.service", "systemd-journald.service", "systemd-logind", "systemd-udevd.service",
-        "user@1000.service", "multi-user.target", "system.slice", "-.mount", "-.slice", "home.mount", "init.scope",
-        "dev-sda1.swap", "web*.service", "w?b.service", "web[1].service", "--all", "-web.service", "web.service\n",
-        "a b.service", "../web", "",
+        "dbus",
+        "dbus.service",
+        "dbus-broker.service",
+        "dbus.socket",
+        "dbus-org.freedesktop.login1.service",
+        "x0tta6bl4",
+        "x0tta6bl4.service",
+        "systemd-journald.service",
+        "systemd-logind",
+        "systemd-udevd.service",
+        "user@1000.service",
+        "multi-user.target",
+        "system.slice",
+        "-.mount",
+        "-.slice",
+        "home.mount",
+        "init.scope",
+        "dev-sda1.swap",
+        "web*.service",
+        "w?b.service",
+        "web[1].service",
+        "--all",
+        "-web.service",
+        "web.service\n",
+        "a b.service",
+        "../web",
+        "",
     ],
 )
 def test_units_that_the_host_stands_on_and_names_that_are_none_are_refused(name: str) -> None:
@@ -244,6 +266,8 @@ def test_a_silent_systemd_is_a_failed_step() -> None:
 def test_a_preview_says_what_would_be_done_and_does_not_do_it() -> None:
     units = ScriptedUnits(unit("web.service", "failed", sub_state="failed", result="exit-code"))
     said = run(built(units).preview(step("restart", grace=2)))
-    assert "would reset-failed and restart web.service, and kill after 2 s what has not ended; " \
+    assert (
+        "would reset-failed and restart web.service, and kill after 2 s what has not ended; "
         "it is failed (failed, exit-code)" == said
+    )
     assert [] == units.done

@@ -50,13 +50,16 @@ def test_health_has_the_shape_that_people_and_scrapers_ask_for() -> None:
 
     assert checker.check_all() == {
         "status": "healthy",
-        "checks": {"pqc": "not configured", "mesh": "not configured", "database": "ok", "api_latency_ms": 42.1}}
+        "checks": {"pqc": "not configured", "mesh": "not configured", "database": "ok", "api_latency_ms": 42.1},
+    }
     assert checker.components()["database"] == {"status": "ok", "connections": 2}
     assert HealthChecker().check_all()["checks"]["api_latency_ms"] is None
 
 
-@pytest.mark.parametrize(("status", "overall"), [("ok", "healthy"), ("not configured", "healthy"),
-                                                 ("degraded", "degraded"), ("failing", "degraded")])
+@pytest.mark.parametrize(
+    ("status", "overall"),
+    [("ok", "healthy"), ("not configured", "healthy"), ("degraded", "degraded"), ("failing", "degraded")],
+)
 def test_one_bad_part_makes_the_whole_degraded(status: str, overall: str) -> None:
     checker = HealthChecker()
     checker.register("loop", lambda: {"status": status})
@@ -64,8 +67,18 @@ def test_one_bad_part_makes_the_whole_degraded(status: str, overall: str) -> Non
     assert checker.check_all()["status"] == overall
 
 
-@pytest.mark.parametrize("error", [OSError("gone"), StoreError("disk full"), ZeroDivisionError("by zero"),
-                                   TypeError("odd"), AttributeError("no such"), AssertionError("no"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("gone"),
+        StoreError("disk full"),
+        ZeroDivisionError("by zero"),
+        TypeError("odd"),
+        AttributeError("no such"),
+        AssertionError("no"),
+        KeyError("x"),
+    ],
+)
 def test_a_check_that_raises_is_a_failing_part_and_the_others_are_still_asked(error: Exception) -> None:
     def broken() -> Any:
         raise error
@@ -93,8 +106,15 @@ def test_nothing_is_demanded_of_a_development_machine() -> None:
     assert demands(environment="staging") == []
 
 
-@pytest.mark.parametrize("values", [{"production": True}, {"environment": "production"}, {"pqc": {"required": True}},
-                                    {"flags": {"pqc_required": True}}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"production": True},
+        {"environment": "production"},
+        {"pqc": {"required": True}},
+        {"flags": {"pqc_required": True}},
+    ],
+)
 def test_production_and_who_asks_for_it_demand_liboqs_and_say_how_to_get_it(values: dict[str, Any]) -> None:
     (problem,) = demands(**values)
 
@@ -116,8 +136,20 @@ def test_an_endpoint_that_strangers_reach_is_refused_everywhere_unless_it_is_off
     assert demands(status={"host": "0.0.0.0", "enabled": False}) == []
 
 
-@pytest.mark.parametrize(("host", "yes"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("[::1]", True),
-                                           ("localhost", True), ("0.0.0.0", False), ("::", False),
-                                           ("localhost.evil.com", False), ("127.0.0.1.evil.com", False), ("", False)])
+@pytest.mark.parametrize(
+    ("host", "yes"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("localhost.evil.com", False),
+        ("127.0.0.1.evil.com", False),
+        ("", False),
+    ],
+)
 def test_loopback_is_loopback(host: str, yes: bool) -> None:
     assert is_loopback(host) is yes

@@ -7,7 +7,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import ValidationError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,29 +46,60 @@ def guard(*subjects: Subject, records: Sequence[ActionRecord] = (), **more: Any)
 
 
 def incident(subject: str = "web", signs: tuple[Condition, ...] = ()) -> Incident:
-    return Incident("inc-1", subject, "hung", IncidentState.OPEN, Severity.MAJOR, "it hangs", NOW - 5, NOW - 5,
-                    healthy_when=signs)
+    return Incident(
+        "inc-1", subject, "hung", IncidentState.OPEN, Severity.MAJOR, "it hangs", NOW - 5, NOW - 5, healthy_when=signs
+    )
 
 
 def case(
-    the: Guard, subject: str = "web", target: str = "", action: str = "process.restart", wall: float = NOW,
-    of: Incident | None = None, plan: str = "plan-1", number: int = 1, **more: Any,
+    the: Guard,
+    subject: str = "web",
+    target: str = "",
+    action: str = "process.restart",
+    wall: float = NOW,
+    of: Incident | None = None,
+    plan: str = "plan-1",
+    number: int = 1,
+    **more: Any,
 ) -> Case:
     target = target or subject
     step = Step(f"{plan}.{number}", action, target)
     kind = HUMAN if action == "notify.human" else RESTART
     whole = Plan(plan, "inc-1", subject, "hung", "rule", "restart", (step,), ("it hangs",))
     subjects = the.sight.subjects
-    return Case(whole, step, kind, of or incident(subject), subjects.get(subject) or Subject(subject),
-                subjects.get(target) or Subject(target), wall, **more)
+    return Case(
+        whole,
+        step,
+        kind,
+        of or incident(subject),
+        subjects.get(subject) or Subject(subject),
+        subjects.get(target) or Subject(target),
+        wall,
+        **more,
+    )
 
 
 def record(
-    at: float, result: Result | None = Result.VERIFIED, took: float = 1.0, target: str = "web",
-    action: str = "process.restart", subject: str = "", step: str = "", **more: Any,
+    at: float,
+    result: Result | None = Result.VERIFIED,
+    took: float = 1.0,
+    target: str = "web",
+    action: str = "process.restart",
+    subject: str = "",
+    step: str = "",
+    **more: Any,
 ) -> ActionRecord:
-    return ActionRecord(step or f"plan-{target}-{at}.1", subject or target, target, action, at,
-                        None if result is None else at + took, result, incident=more.pop("incident", "inc-1"), **more)
+    return ActionRecord(
+        step or f"plan-{target}-{at}.1",
+        subject or target,
+        target,
+        action,
+        at,
+        None if result is None else at + took,
+        result,
+        incident=more.pop("incident", "inc-1"),
+        **more,
+    )
 
 
 def verdict(the: Guard, **more: Any) -> Verdict:
@@ -93,8 +123,19 @@ def test_nothing_against_it_means_that_every_check_was_asked_and_said_so() -> No
 def test_the_checks_stand_in_this_order() -> None:
     """Who reads `why` relies on it: the first reason is the one that an operator has to deal with first."""
     assert [name for name, _ in CHAIN] == [
-        "kill switch", "precondition", "maintenance", "other healers", "allowlist", "mode", "backoff", "variety",
-        "budget", "share", "storm brake", "circuit"]
+        "kill switch",
+        "precondition",
+        "maintenance",
+        "other healers",
+        "allowlist",
+        "mode",
+        "backoff",
+        "variety",
+        "budget",
+        "share",
+        "storm brake",
+        "circuit",
+    ]
 
 
 def test_the_first_check_that_stops_ends_the_chain_and_simulate_hears_them_all() -> None:
@@ -131,8 +172,9 @@ def test_a_symptom_counts_as_gone_only_when_every_sign_was_seen_to_be_well(
 ) -> None:
     the = guard()
     signs = (Condition("process_up", ">=", 1), Condition("work_up", ">=", 1))
-    the.sight.record([Observation("m", "web", c.metric, v) for c, v in zip(signs, values, strict=True)
-                      if v is not None], 10.0)
+    the.sight.record(
+        [Observation("m", "web", c.metric, v) for c, v in zip(signs, values, strict=True) if v is not None], 10.0
+    )
     said = verdict(the, of=incident(signs=signs))
 
     assert (said.check == "precondition" and said.answer is Answer.DENY) is stopped
@@ -168,8 +210,12 @@ def at(text: str, fold: int = 0) -> float:
 
 def test_a_window_holds_for_the_subject_as_for_the_target() -> None:
     """People work on web: its probe fails, and nobody wants its database restarted for that."""
-    single = {"targets": ["web"], "from": datetime.fromtimestamp(NOW - 5), "until": datetime.fromtimestamp(NOW + 5),
-              "reason": "deploy"}
+    single = {
+        "targets": ["web"],
+        "from": datetime.fromtimestamp(NOW - 5),
+        "until": datetime.fromtimestamp(NOW + 5),
+        "reason": "deploy",
+    }
     the = guard(Subject("web", mode="auto"), Subject("db", mode="auto"), maintenance=[single])
 
     for target in ("web", "db"):
@@ -187,14 +233,17 @@ def test_a_single_window_is_open_from_its_first_moment_and_not_in_its_last() -> 
     assert window_end(once, at("2030-02-01 02:00")) is None
 
 
-@pytest.mark.parametrize(("moment", "end"), [
-    ("2030-01-12 21:59", None),                    # a Saturday
-    ("2030-01-12 22:00", "2030-01-13 04:00"),
-    ("2030-01-13 03:59", "2030-01-13 04:00"),      # Sunday morning belongs to Saturday's window
-    ("2030-01-13 04:00", None),
-    ("2030-01-13 23:00", None),                    # Sunday has none of its own
-    ("2030-01-12 03:00", None),                    # nor had Friday
-])
+@pytest.mark.parametrize(
+    ("moment", "end"),
+    [
+        ("2030-01-12 21:59", None),  # a Saturday
+        ("2030-01-12 22:00", "2030-01-13 04:00"),
+        ("2030-01-13 03:59", "2030-01-13 04:00"),  # Sunday morning belongs to Saturday's window
+        ("2030-01-13 04:00", None),
+        ("2030-01-13 23:00", None),  # Sunday has none of its own
+        ("2030-01-12 03:00", None),  # nor had Friday
+    ],
+)
 def test_a_weekly_window_across_midnight_belongs_to_the_day_it_begins_on(moment: str, end: str | None) -> None:
     weekly = window(days=["sat"], start="22:00", end="04:00")
 
@@ -233,9 +282,14 @@ def test_an_end_in_the_hour_that_comes_twice_is_never_an_end_in_the_past() -> No
         assert end is None or end > moment
 
 
-@given(st.integers(0, 7 * 24 * 60), st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kolkata", "UTC"]),
-       st.integers(0, 23), st.integers(0, 23), st.sets(st.sampled_from(["mon", "wed", "sat", "sun"]), min_size=1),
-       st.sampled_from([1_900_000_000, at("2030-03-29 00:00"), at("2030-10-25 00:00"), at("2031-03-07 00:00")]))
+@given(
+    st.integers(0, 7 * 24 * 60),
+    st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kolkata", "UTC"]),
+    st.integers(0, 23),
+    st.integers(0, 23),
+    st.sets(st.sampled_from(["mon", "wed", "sat", "sun"]), min_size=1),
+    st.sampled_from([1_900_000_000, at("2030-03-29 00:00"), at("2030-10-25 00:00"), at("2031-03-07 00:00")]),
+)
 def test_an_open_window_has_its_end_ahead_and_is_closed_right_after_unless_the_next_begins(
     minute: int, zone: str, start: int, end: int, days: set[str], base: float
 ) -> None:
@@ -250,11 +304,14 @@ def test_an_open_window_has_its_end_ahead_and_is_closed_right_after_unless_the_n
     assert after is None or (start == end and after > ends)
 
 
-@pytest.mark.parametrize(("metric", "detail", "answer", "part"), [
-    ("unit_job", "restart", Answer.HOLD, "systemd has a restart job for it under way"),
-    ("unit_auto_restart", "2nd time", Answer.HOLD, "systemd's own Restart= is at it (2nd time)"),
-    ("unit_stopped_on_purpose", "stopped by root", Answer.DENY, "stopped by root"),
-])
+@pytest.mark.parametrize(
+    ("metric", "detail", "answer", "part"),
+    [
+        ("unit_job", "restart", Answer.HOLD, "systemd has a restart job for it under way"),
+        ("unit_auto_restart", "2nd time", Answer.HOLD, "systemd's own Restart= is at it (2nd time)"),
+        ("unit_stopped_on_purpose", "stopped by root", Answer.DENY, "stopped by root"),
+    ],
+)
 def test_what_other_healers_do_is_left_to_them(metric: str, detail: str, answer: Answer, part: str) -> None:
     the = guard()
     the.sight.record([Observation("unit", "web", metric, 1.0, detail=detail)], 10.0)
@@ -275,12 +332,15 @@ def test_what_is_not_on_the_allowlist_is_denied_and_told_where_to_permit_it() ->
     assert verdict(the, action="notify.human").answer is Answer.ALLOW
 
 
-@pytest.mark.parametrize(("mode", "answer", "part"), [
-    ("auto", Answer.ALLOW, ""),
-    ("observe", Answer.DENY, "only watched"),
-    ("suggest", Answer.DENY, "would do process.restart on web"),
-    ("approve", Answer.HOLD, "x0tta6bl4 approve plan-1"),
-])
+@pytest.mark.parametrize(
+    ("mode", "answer", "part"),
+    [
+        ("auto", Answer.ALLOW, ""),
+        ("observe", Answer.DENY, "only watched"),
+        ("suggest", Answer.DENY, "would do process.restart on web"),
+        ("approve", Answer.HOLD, "x0tta6bl4 approve plan-1"),
+    ],
+)
 def test_the_mode_says_who_decides(mode: Any, answer: Answer, part: str) -> None:
     the = guard(Subject("web", mode=mode))
     said = verdict(the)
@@ -298,12 +358,15 @@ def test_a_human_is_told_in_every_mode_but_observe() -> None:
     assert verdict(the, action="notify.human").answer is Answer.DENY
 
 
-@pytest.mark.parametrize(("state", "answer", "part"), [
-    ("wanted", Answer.HOLD, "waits for approval"),
-    ("approved", Answer.ALLOW, ""),
-    ("rejected", Answer.DENY, "rejected by ann: not now"),
-    ("expired", Answer.HOLD, "waits for approval"),
-])
+@pytest.mark.parametrize(
+    ("state", "answer", "part"),
+    [
+        ("wanted", Answer.HOLD, "waits for approval"),
+        ("approved", Answer.ALLOW, ""),
+        ("rejected", Answer.DENY, "rejected by ann: not now"),
+        ("expired", Answer.HOLD, "waits for approval"),
+    ],
+)
 def test_an_answer_counts_for_the_plan_it_was_given_to(state: Any, answer: Answer, part: str) -> None:
     the = guard(Subject("web", mode="approve"))
     the.standing.approvals["plan-1"] = Approval("plan-1", state, "ann", "not now", NOW, NOW + 60)
@@ -315,6 +378,7 @@ def test_an_answer_counts_for_the_plan_it_was_given_to(state: Any, answer: Answe
 
 
 # -- backoff ---------------------------------------------------------------------------------------------------------
+
 
 def unhelpful(count: int, end: float = NOW, target: str = "web") -> list[ActionRecord]:
     return [record(end - (count - n) * 0.01 - 0.01, Result.REFUTED, took=0.01, target=target) for n in range(count)]
@@ -368,8 +432,10 @@ def test_trouble_of_long_ago_is_forgiven_piece_by_piece() -> None:
 
 
 def test_a_plan_of_several_steps_is_one_try() -> None:
-    rows = [record(NOW, Result.UNVERIFIED, step="plan-a.1", action="cleanup.free"),
-            record(NOW + 1, Result.REFUTED, step="plan-a.2")]
+    rows = [
+        record(NOW, Result.UNVERIFIED, step="plan-a.1", action="cleanup.free"),
+        record(NOW + 1, Result.REFUTED, step="plan-a.2"),
+    ]
 
     assert backoff(policy(), rows, NOW + 2, "x")[0] == 1
 
@@ -387,7 +453,6 @@ def test_backoff_counts_for_the_target_whoever_asked_and_tells_how_often_it_was_
 
 
 # -- equal tries and reminders ---------------------------------------------------------------------------------------
-
 
 
 def test_a_fourth_equal_try_in_a_row_is_held() -> None:
@@ -438,14 +503,18 @@ def test_a_human_hears_again_at_once_when_something_was_done_since() -> None:
 SPREAD: dict[str, Any] = {"backoff": {"base": 0.001, "cap": 0.001, "jitter": 0, "decay": 0.001}}
 
 
-@pytest.mark.parametrize(("which", "part"), [
-    ("per_kind", "2 of 2 actions in 100 s are spent for process.restart"),
-    ("per_group", "2 of 2 actions in 100 s are spent for group front"),
-])
+@pytest.mark.parametrize(
+    ("which", "part"),
+    [
+        ("per_kind", "2 of 2 actions in 100 s are spent for process.restart"),
+        ("per_group", "2 of 2 actions in 100 s are spent for group front"),
+    ],
+)
 def test_a_spent_budget_holds_until_the_oldest_action_leaves_the_window(which: str, part: str) -> None:
     rows = [record(NOW - 90, group="front"), record(NOW - 10, group="front")]
-    the = guard(Subject("web", mode="auto", group="front"), records=rows, **{which: {"count": 2, "window": 100}},
-                **SPREAD)
+    the = guard(
+        Subject("web", mode="auto", group="front"), records=rows, **{which: {"count": 2, "window": 100}}, **SPREAD
+    )
     said = verdict(the)
 
     assert (said.check, said.answer, said.sentence, said.until) == ("budget", Answer.HOLD, part, NOW + 10)
@@ -456,8 +525,11 @@ def test_a_spent_budget_holds_until_the_oldest_action_leaves_the_window(which: s
 def test_a_target_whose_budget_is_spent_is_treated_slowly_and_not_never() -> None:
     """Its trouble may be over by now: it must not stay down for the rest of the window."""
     rows = [record(NOW - 90), record(NOW - 10)]
-    the = guard(records=rows, per_target={"count": 2, "window": 1000},
-                backoff={"base": 0.001, "cap": 45, "jitter": 0, "decay": 0.001})
+    the = guard(
+        records=rows,
+        per_target={"count": 2, "window": 1000},
+        backoff={"base": 0.001, "cap": 45, "jitter": 0, "decay": 0.001},
+    )
     said = verdict(the)
 
     assert (said.check, said.answer, said.until) == ("budget", Answer.HOLD, NOW - 10 + 45)
@@ -468,8 +540,13 @@ def test_a_target_whose_budget_is_spent_is_treated_slowly_and_not_never() -> Non
 
 def test_budgets_of_others_are_not_touched() -> None:
     rows = [record(NOW - 10, target="db", group="back"), record(NOW - 5, target="db", group="back")]
-    the = guard(Subject("web", mode="auto", group="front"), records=rows,
-                per_target={"count": 2}, per_group={"count": 2}, **SPREAD)
+    the = guard(
+        Subject("web", mode="auto", group="front"),
+        records=rows,
+        per_target={"count": 2},
+        per_group={"count": 2},
+        **SPREAD,
+    )
 
     assert verdict(the).answer is Answer.ALLOW
 
@@ -508,8 +585,9 @@ def test_one_at_a_time_in_a_group_and_the_message_says_who_is_being_treated() ->
 
 def test_the_group_of_what_a_step_touches_counts_as_well() -> None:
     """Two replicas of a database must not be restarted at once, not even for the sake of two different services."""
-    the = guard(Subject("web", mode="auto"), Subject("db1", mode="auto", group="db"),
-                Subject("db2", mode="auto", group="db"))
+    the = guard(
+        Subject("web", mode="auto"), Subject("db1", mode="auto", group="db"), Subject("db2", mode="auto", group="db")
+    )
     the.standing.in_treatment = {"db2": "db"}
 
     assert stopped_by(the, target="db1") == "share"
@@ -543,6 +621,7 @@ def test_many_actions_spread_over_time_are_no_storm() -> None:
 
 # -- the circuit -----------------------------------------------------------------------------------------------------
 
+
 def failing(count: int = 5) -> list[ActionRecord]:
     return [record(NOW - 10 + n, Result.FAILED, took=0.5, target=f"t{n}") for n in range(count)]
 
@@ -562,8 +641,9 @@ def test_an_action_that_fails_everywhere_rests_and_then_exactly_one_tries() -> N
     assert said.sentence == "one process.restart is trying whether it works again"
 
 
-@pytest.mark.parametrize(("result", "open_again"), [(Result.FAILED, True), (Result.VERIFIED, False),
-                                                    (Result.REFUTED, False)])
+@pytest.mark.parametrize(
+    ("result", "open_again"), [(Result.FAILED, True), (Result.VERIFIED, False), (Result.REFUTED, False)]
+)
 def test_the_trial_says_whether_the_circuit_closes(result: Result, open_again: bool) -> None:
     the = guard(records=failing())
     later = NOW + 60
@@ -582,6 +662,7 @@ def test_a_refusal_says_nothing_about_whether_the_action_works() -> None:
 
 # -- what holds whatever happens -------------------------------------------------------------------------------------
 
+
 class Try:
     def __init__(self, subject: int, wait: float, result: Result | None, restart: bool) -> None:
         self.subject, self.wait, self.result, self.restart = subject, wait, result, restart
@@ -590,8 +671,16 @@ class Try:
         return f"Try({self.subject}, {self.wait:g}, {self.result}, {self.restart})"
 
 
-tries = st.lists(st.builds(Try, st.integers(0, 4), st.one_of(st.floats(0, 5), st.floats(0, 400)),
-                           st.sampled_from([None, *Result]), st.booleans()), max_size=120)
+tries = st.lists(
+    st.builds(
+        Try,
+        st.integers(0, 4),
+        st.one_of(st.floats(0, 5), st.floats(0, 400)),
+        st.sampled_from([None, *Result]),
+        st.booleans(),
+    ),
+    max_size=120,
+)
 
 
 def played(events: list[Try], **more: Any) -> list[ActionRecord]:
@@ -664,7 +753,7 @@ def test_a_ledger_filled_from_the_journal_says_what_the_one_that_lived_through_i
     lived, journal = Ledger(), []
     wall = NOW
     for number, event in enumerate(events):
-        wall += event.wait
+        wall += max(event.wait, 0.001)  # two actions of one moment have no order to keep
         lived.begun(record(wall, None, target=f"web{event.subject}", step=f"plan-{number}.1"))
         journal.append(record(wall, event.result, took=0.1, target=f"web{event.subject}", step=f"plan-{number}.1"))
         if event.result is not None:

@@ -95,7 +95,8 @@ def test_a_service_that_takes_twenty_seconds_to_start_is_given_them() -> None:
             world.kill("web")
             born = asyncio.get_running_loop().time()
             world.network.broken[WORK] = lambda: (
-                (200, 0.001) if asyncio.get_running_loop().time() - born > 20 else (503, 0.001))
+                (200, 0.001) if asyncio.get_running_loop().time() - born > 20 else (503, 0.001)
+            )
             await asyncio.sleep(40)
             (action,) = await world.actions()
 
@@ -220,7 +221,7 @@ def test_a_rejected_plan_is_not_done() -> None:
 def rows(actions: list[str]) -> int:
     """The longest row of equal tries."""
     longest = count = 0
-    for before, now in zip([""] + actions, actions, strict=False):
+    for before, now in zip(["", *actions], actions, strict=False):
         count = count + 1 if now == before else 1
         longest = max(longest, count)
     return longest
@@ -266,14 +267,17 @@ def test_when_what_all_depend_on_is_down_only_that_is_healed() -> None:
     async def story() -> None:
         urls = {f"web{n}": f"http://127.0.0.1:{n}/work" for n in range(10, 20)}
         db = "http://127.0.0.1:2/work"
-        world = World({"db": web(work=db)} | {
-            name: web(work=url, depends_on=["db"], process=[f"/bin/{name}"]) for name, url in urls.items()})
+        world = World(
+            {"db": web(work=db)}
+            | {name: web(work=url, depends_on=["db"], process=[f"/bin/{name}"]) for name, url in urls.items()}
+        )
         async with world.running():
             world.hang(db)
             stuck = world.processes.supervised("db")
             for url in urls.values():
                 world.network.broken[url] = lambda: (
-                    (503, 0.001) if world.processes.supervised("db") in (stuck, None) else (200, 0.001))
+                    (503, 0.001) if world.processes.supervised("db") in (stuck, None) else (200, 0.001)
+                )
             await asyncio.sleep(60)
             actions = await world.actions()
 
@@ -286,8 +290,9 @@ def test_when_what_all_depend_on_is_down_only_that_is_healed() -> None:
 
 def test_ten_services_killed_at_once_are_all_healed_and_only_a_share_at_a_time() -> None:
     async def story() -> None:
-        world = World({f"web{n}": web(work=f"http://127.0.0.1:{n}/work", process=[f"/bin/web{n}"])
-                       for n in range(10, 20)})
+        world = World(
+            {f"web{n}": web(work=f"http://127.0.0.1:{n}/work", process=[f"/bin/web{n}"]) for n in range(10, 20)}
+        )
         async with world.running() as loop:
             most, standing = 0, loop.standing
             for name in world.blueprint.subjects:
@@ -399,7 +404,8 @@ def test_a_service_that_healed_itself_is_not_touched() -> None:
         async with world.running():
             until = asyncio.get_running_loop().time() + 10
             world.network.broken[WORK] = lambda: (
-                (500, 0.001) if asyncio.get_running_loop().time() < until else (200, 0.001))
+                (500, 0.001) if asyncio.get_running_loop().time() < until else (200, 0.001)
+            )
             await asyncio.sleep(60)
             (incident,) = await world.incidents()
 
@@ -415,7 +421,8 @@ def test_a_probe_that_flaps_for_moments_is_damped(down: float) -> None:
         world = World({"web": web()})
         async with world.running():
             world.network.broken[WORK] = lambda: (
-                (503, 0.001) if asyncio.get_running_loop().time() % 2.0 < down else (200, 0.001))
+                (503, 0.001) if asyncio.get_running_loop().time() % 2.0 < down else (200, 0.001)
+            )
             await asyncio.sleep(300)
 
             assert await world.acts() == []

@@ -34,8 +34,13 @@ class Story:
         return self.incidents.take(findings, View(self.sight, self.clock.monotonic(), scope))
 
     def found(self, subject: str = "web", fault: str = "hung", **more: Any) -> Finding:
-        given: Mapping[str, Any] = {"analyzer": "a", "summary": f"{subject} is {fault}", "healthy_when": UP,
-                                    "since": self.clock.monotonic(), **more}
+        given: Mapping[str, Any] = {
+            "analyzer": "a",
+            "summary": f"{subject} is {fault}",
+            "healthy_when": UP,
+            "since": self.clock.monotonic(),
+            **more,
+        }
         return Finding(subject=subject, fault=fault, **given)
 
     def open(self, subject: str = "web", fault: str = "hung", **more: Any) -> Incident:
@@ -58,7 +63,10 @@ def test_another_fault_and_another_subject_are_other_incidents() -> None:
     story.take(story.found(), story.found(fault="gray"), story.found("db"))
 
     assert sorted((i.subject, i.fault) for i in story.incidents.open) == [
-        ("db", "hung"), ("web", "gray"), ("web", "hung")]
+        ("db", "hung"),
+        ("web", "gray"),
+        ("web", "hung"),
+    ]
     assert len({i.id for i in story.incidents.open}) == 3
 
 
@@ -84,8 +92,9 @@ def test_a_worse_finding_is_written_at_once_and_another_wording_only_now_and_the
 def test_an_incident_began_when_the_symptom_did_and_tells_what_it_rests_on() -> None:
     story = Story()
     story.clock.advance(100)
-    incident = story.open(since=story.clock.monotonic() - 2.5,
-                          because=(Observation("probe", "web", "work_up", 0.0, detail="refused"),))
+    incident = story.open(
+        since=story.clock.monotonic() - 2.5, because=(Observation("probe", "web", "work_up", 0.0, detail="refused"),)
+    )
 
     assert incident.opened_at == pytest.approx(story.clock.wall() - 2.5)
     assert incident.because == ("work_up is 0: refused (seen by probe)",)
@@ -157,8 +166,9 @@ def test_a_turn_about_others_ends_nothing() -> None:
 def test_what_is_being_treated_is_ended_by_its_treatment_only() -> None:
     story = Story()
     incident = story.open()
-    story.incidents.put(Incident(**{**{f: getattr(incident, f) for f in Incident.__slots__},
-                                    "state": IncidentState.RESPONDING}))
+    story.incidents.put(
+        Incident(**{**{f: getattr(incident, f) for f in Incident.__slots__}, "state": IncidentState.RESPONDING})
+    )
     story.see()
 
     assert story.take(after=1).closed == () == story.take(after=60).closed
@@ -179,7 +189,12 @@ def test_the_same_fault_soon_after_is_the_old_incident_again() -> None:
     again = story.open(summary="once more")
 
     assert (again.id, again.reopened, again.state, again.closed_at, again.ended) == (
-        first.id, 1, IncidentState.OPEN, None, "")
+        first.id,
+        1,
+        IncidentState.OPEN,
+        None,
+        "",
+    )
     assert again.opened_at == first.opened_at < again.onset_at
     assert again.summary == "once more"
 
@@ -201,8 +216,9 @@ def test_another_life_of_the_daemon_takes_up_what_is_open_and_reopens_what_was_c
     story.take()
     (closed,) = story.take(story.found("web"), after=SETTLE).closed
     second = Incidents(story.clock)
-    second.load([Incident(**{**{f: getattr(held, f) for f in Incident.__slots__}, "state": IncidentState.RESPONDING})],
-                [closed])
+    second.load(
+        [Incident(**{**{f: getattr(held, f) for f in Incident.__slots__}, "state": IncidentState.RESPONDING})], [closed]
+    )
 
     assert [(i.id, i.state) for i in second.open] == [(held.id, IncidentState.OPEN)]
     (again,) = second.take([story.found("db")], story.view).opened
@@ -210,6 +226,7 @@ def test_another_life_of_the_daemon_takes_up_what_is_open_and_reopens_what_was_c
 
 
 # -- waiting for what it depends on ----------------------------------------------------------------------------------
+
 
 def failing(story: Story, subject: str) -> Incident:
     story.see(subject, value=0)

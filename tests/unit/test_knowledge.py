@@ -73,16 +73,24 @@ async def store(path: Path, clock: Hands | None = None) -> AsyncIterator[SqliteK
 
 def incident(id: str = "inc-1", **more: Any) -> Incident:
     values: dict[str, Any] = {
-        "subject": "web", "fault": "dead", "state": IncidentState.OPEN, "severity": Severity.MAJOR,
-        "summary": "web does not answer", "opened_at": 1000.0, "updated_at": 1000.0,
-        "because": ("refused",), "healthy_when": (Condition("http_up", "==", 1.0),), "data": {"port": 80},
+        "subject": "web",
+        "fault": "dead",
+        "state": IncidentState.OPEN,
+        "severity": Severity.MAJOR,
+        "summary": "web does not answer",
+        "opened_at": 1000.0,
+        "updated_at": 1000.0,
+        "because": ("refused",),
+        "healthy_when": (Condition("http_up", "==", 1.0),),
+        "data": {"port": 80},
     }
     return Incident(id, **(values | more))
 
 
 def closed(id: str, at: float, **more: Any) -> Incident:
-    return incident(id, state=IncidentState.CLOSED, opened_at=at - 10, closed_at=at, updated_at=at, ended="healed",
-                    **more)
+    return incident(
+        id, state=IncidentState.CLOSED, opened_at=at - 10, closed_at=at, updated_at=at, ended="healed", **more
+    )
 
 
 def plan(id: str = "plan-1", of: str = "inc-1", target: str = "web") -> Plan:
@@ -111,12 +119,36 @@ reasons = st.lists(texts, max_size=2).map(tuple)
 signs = st.lists(conditions, max_size=2).map(tuple)
 walls = st.floats(0, 4e9)
 findings = st.builds(
-    Finding, texts, texts, texts, texts, st.sampled_from(Severity), walls,
-    st.lists(observations | occurrences, max_size=3).map(tuple), signs, datas,
+    Finding,
+    texts,
+    texts,
+    texts,
+    texts,
+    st.sampled_from(Severity),
+    walls,
+    st.lists(observations | occurrences, max_size=3).map(tuple),
+    signs,
+    datas,
 )
 incidents = st.builds(
-    Incident, texts, texts, texts, st.sampled_from(IncidentState), st.sampled_from(Severity), texts, walls, walls,
-    st.none() | walls, texts, st.integers(0, 9), texts, st.integers(0, 9), st.integers(0, 9), reasons, signs, datas,
+    Incident,
+    texts,
+    texts,
+    texts,
+    st.sampled_from(IncidentState),
+    st.sampled_from(Severity),
+    texts,
+    walls,
+    walls,
+    st.none() | walls,
+    texts,
+    st.integers(0, 9),
+    texts,
+    st.integers(0, 9),
+    st.integers(0, 9),
+    reasons,
+    signs,
+    datas,
 )
 expects = st.none() | st.builds(Expect, walls, walls)
 steps = st.builds(Step, texts, texts, texts, datas, walls, expects, texts, texts)
@@ -154,6 +186,7 @@ def test_what_json_has_no_form_for_becomes_text() -> None:
 
 
 # Incidents
+
 
 def test_incidents_come_back_by_state_by_subject_and_page_by_page(tmp_path: Path) -> None:
     async def main() -> None:
@@ -220,6 +253,7 @@ def test_the_beginning_of_a_symptom_is_kept_in_wall_clock_time(tmp_path: Path) -
 
 # The journal
 
+
 def test_an_intent_brings_its_plan_and_incident_and_stays_unfinished_until_its_outcome(tmp_path: Path) -> None:
     async def main() -> None:
         path, clock = tmp_path / "k.db", Hands()
@@ -277,7 +311,9 @@ def test_budgets_are_counted_from_what_began_or_ended_since(tmp_path: Path) -> N
             assert (records[0].result, records[0].ended_at) == (None, None)
             assert (records[1].at, records[1].ended_at, records[1].result) == (start + 1, start + 100, Result.VERIFIED)
             assert [(r.group, r.disruptive, r.rung, r.incident) for r in records[1:]] == [
-                ("front", True, "restart", "inc-1"), ("front", False, "restart", "inc-1")]
+                ("front", True, "restart", "inc-1"),
+                ("front", False, "restart", "inc-1"),
+            ]
 
     asyncio.run(main())
 
@@ -381,14 +417,17 @@ def test_a_daemon_killed_at_any_moment_forgets_no_acknowledged_intent_or_outcome
 
 # Why
 
+
 def test_a_decision_is_written_when_it_changes(tmp_path: Path) -> None:
     async def main() -> None:
         async with store(tmp_path / "k.db") as memory:
             step = plan().steps[0]
             hold = Verdict("backoff", Answer.HOLD, "wait", 1030.0)
             allow = Verdict("circuit", Answer.ALLOW, "nothing against it")
-            written = [await memory.record_decision(plan(), step, verdict, float(at))
-                       for at, verdict in enumerate([hold, hold, allow, allow, hold])]
+            written = [
+                await memory.record_decision(plan(), step, verdict, float(at))
+                for at, verdict in enumerate([hold, hold, allow, allow, hold])
+            ]
             assert written == [True, False, True, False, True]
             latest = (await memory.decisions("web"))[0]
             assert (latest.check, latest.answer, latest.until, latest.at) == ("backoff", Answer.HOLD, 1030.0, 4.0)
@@ -419,12 +458,22 @@ def test_a_story_tells_everything_in_order_of_time_and_history_its_end(tmp_path:
             clock.now = start + 5
             await memory.record_intent(step, plan(target="db"), 1)
             await memory.record_outcome(
-                step.id, replace(outcome(step.id), started_at=start + 5, ended_at=start + 6),
-                replace(first, state=IncidentState.CLOSED, closed_at=start + 7, ended="healed"))
+                step.id,
+                replace(outcome(step.id), started_at=start + 5, ended_at=start + 6),
+                replace(first, state=IncidentState.CLOSED, closed_at=start + 7, ended="healed"),
+            )
             story = await memory.story("inc-1")
 
             assert [e.kind for e in story] == [
-                "opened", "found", "planned", "decided", "approval", "intent", "outcome", "closed"]
+                "opened",
+                "found",
+                "planned",
+                "decided",
+                "approval",
+                "intent",
+                "outcome",
+                "closed",
+            ]
             assert [e.at for e in story] == sorted(e.at for e in story)
             assert "ann: go on" in story[4].text
             assert story[6].text == "process.restart on db: verified: came back"
@@ -437,6 +486,7 @@ def test_a_story_tells_everything_in_order_of_time_and_history_its_end(tmp_path:
 
 
 # What people say
+
 
 def test_flags_pauses_and_answers_are_kept_and_audited(tmp_path: Path) -> None:
     async def main() -> None:
@@ -518,14 +568,18 @@ def test_subjects_and_small_things_are_remembered_as_they_were_told_last(tmp_pat
 
 # Letting go and carrying on
 
+
 def test_retention_lets_go_of_old_closed_incidents_with_all_that_is_theirs(tmp_path: Path) -> None:
     async def main() -> None:
         clock = Hands()
         async with store(tmp_path / "k.db", clock) as memory:
             now = clock.now
             clock.now = now - 100 * DAY
-            for id, one in (("old", closed("old", clock.now)), ("open", incident("open", opened_at=clock.now)),
-                            ("doubtful", closed("doubtful", clock.now))):
+            for id, one in (
+                ("old", closed("old", clock.now)),
+                ("open", incident("open", opened_at=clock.now)),
+                ("doubtful", closed("doubtful", clock.now)),
+            ):
                 await memory.save_incident(one)
                 await memory.add_finding(id, Finding("a", "web", "dead", "x"), clock.now)
                 mine = plan(f"p-{id}", id)
@@ -581,8 +635,11 @@ def test_an_export_holds_every_table() -> None:
         for _, script in migrations():
             database.executescript(script)
         made = {
-            name: tuple(row[1] for row in database.execute(f"PRAGMA table_info({name})") if (name, row[1]) !=
-                        ("decisions", "id"))
+            name: tuple(
+                row[1]
+                for row in database.execute(f"PRAGMA table_info({name})")
+                if (name, row[1]) != ("decisions", "id")
+            )
             for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             if not name.startswith("sqlite_")
         }

@@ -158,4 +158,4 @@ def test_the_table_is_never_left_without_force(start: State, moves: list[tuple[S
 
     assert all(move.forced or (move.from_state, move.to_state) in ALLOWED for move in told)
     assert all(first.to_state is second.from_state for first, second in pairwise(told))
-    assert tuple(told[len(told) - min(size, len(told)):]) == machine.history
+    assert tuple(told[len(told) - min(size, len(told)) :]) == machine.history

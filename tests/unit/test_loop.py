@@ -94,10 +94,22 @@ class Looker:
 def build(world: World, instances: Iterable[Instance] = (), analyzers: Iterable[Judge] = (), **parts: Any) -> MAPEK:
     """The world's loop with more parts, or with others."""
     world.build()
-    outside = tools(clock=world.clock, processes=world.processes, network=world.network, database=world.database,
-                    files=world.files, subjects=world.blueprint.subjects)
-    own = parts_of(world.blueprint, outside, sight=Sight(world.blueprint.subjects), flags=world.flags, bus=EventBus(),
-                   metrics=world.metrics)
+    outside = tools(
+        clock=world.clock,
+        processes=world.processes,
+        network=world.network,
+        database=world.database,
+        files=world.files,
+        subjects=world.blueprint.subjects,
+    )
+    own = parts_of(
+        world.blueprint,
+        outside,
+        sight=Sight(world.blueprint.subjects),
+        flags=world.flags,
+        bus=EventBus(),
+        metrics=world.metrics,
+    )
     own = replace(own, instances=[*own.instances, *instances], analyzers=[*own.analyzers, *analyzers], **parts)
     world.loop = MAPEK(own)
     return world.loop
@@ -125,6 +137,7 @@ def now() -> float:
 
 
 # -- when it turns ---------------------------------------------------------------------------------------------------
+
 
 def test_a_turn_that_comes_due_while_the_last_one_runs_is_counted_and_made_up_for_once() -> None:
     async def story() -> None:
@@ -258,6 +271,7 @@ def test_an_occurrence_is_shown_to_one_turn_and_only_to_one_about_its_subject() 
 
 # -- what fails ------------------------------------------------------------------------------------------------------
 
+
 def list_of_nothing(view: View) -> list[Finding]:
     return []
 
@@ -269,8 +283,9 @@ def raising(error: Exception) -> Callable[[View], Any]:
     return answer
 
 
-@pytest.mark.parametrize("answer", [raising(ZeroDivisionError("oops")), lambda view: None, lambda view: [42],
-                                    lambda view: 42])
+@pytest.mark.parametrize(
+    "answer", [raising(ZeroDivisionError("oops")), lambda view: None, lambda view: [42], lambda view: 42]
+)
 def test_an_analyzer_that_fails_is_reported_once_and_its_siblings_go_on(
     answer: Callable[[View], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,10 +310,17 @@ def test_an_analyzer_that_fails_is_reported_once_and_its_siblings_go_on(
     run(story())
 
 
-@pytest.mark.parametrize("look", [
-    lambda: (_ for _ in ()).throw(ProbeFailed("no")), lambda: 1 / 0, lambda: None, lambda: [None], lambda: 42,
-    lambda: [Observation("odd", "x", "x_up", None)],  # type: ignore[arg-type]  # a plugin without types
-])
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda: (_ for _ in ()).throw(ProbeFailed("no")),
+        lambda: 1 / 0,
+        lambda: None,
+        lambda: [None],
+        lambda: 42,
+        lambda: [Observation("odd", "x", "x_up", None)],  # type: ignore[arg-type]  # a plugin without types
+    ],
+)
 def test_a_monitor_that_fails_is_a_condition_and_its_siblings_go_on(
     look: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -421,6 +443,7 @@ def test_while_the_store_fails_incidents_are_kept_and_written_when_it_works_agai
 
 def test_an_outcome_that_could_not_be_written_is_found_out_as_soon_as_the_store_works_again() -> None:
     """The action was done; that nobody could note how it ended must neither repeat it blindly nor stop healing."""
+
     async def story() -> None:
         world = World({"web": web()})
         async with world.running():
@@ -446,6 +469,7 @@ def test_an_outcome_that_could_not_be_written_is_found_out_as_soon_as_the_store_
 
 def test_what_the_journal_refused_once_is_not_refused_for_ever() -> None:
     """The same rung is tried again after its outcome was lost: a new try, with an intent of its own."""
+
     async def story() -> None:
         world = World({"web": web()})
         async with world.running():
@@ -467,13 +491,16 @@ def test_what_the_journal_refused_once_is_not_refused_for_ever() -> None:
 
 # -- one at a time, and no more than agreed --------------------------------------------------------------------------
 
+
 def test_what_is_allowed_in_one_turn_counts_when_the_next_is_judged() -> None:
     """Twelve die at the same moment; a budget of two is a budget of two."""
+
     async def story() -> None:
         names = [f"web{n}" for n in range(12)]
-        world = World({n: web(process=[f"/bin/{n}"], work=f"http://127.0.0.1:{i + 10}/work")
-                       for i, n in enumerate(names)},
-                      guard={"per_kind": {"count": 2, "window": 100}, "share": {"max": 1.0}})
+        world = World(
+            {n: web(process=[f"/bin/{n}"], work=f"http://127.0.0.1:{i + 10}/work") for i, n in enumerate(names)},
+            guard={"per_kind": {"count": 2, "window": 100}, "share": {"max": 1.0}},
+        )
         async with world.running():
             for name in names:
                 world.kill(name)
@@ -489,9 +516,10 @@ def test_what_is_allowed_in_one_turn_counts_when_the_next_is_judged() -> None:
 def test_the_storm_brake_holds_against_a_storm_of_one_moment() -> None:
     async def story() -> None:
         names = [f"web{n}" for n in range(30)]
-        world = World({n: web(process=[f"/bin/{n}"], work=f"http://127.0.0.1:{i + 10}/work")
-                       for i, n in enumerate(names)},
-                      guard={"storm": {"count": 5, "window": 60, "cooldown": 120}, "share": {"max": 1.0}})
+        world = World(
+            {n: web(process=[f"/bin/{n}"], work=f"http://127.0.0.1:{i + 10}/work") for i, n in enumerate(names)},
+            guard={"storm": {"count": 5, "window": 60, "cooldown": 120}, "share": {"max": 1.0}},
+        )
         async with world.running():
             for name in names:
                 world.kill(name)
@@ -504,6 +532,7 @@ def test_the_storm_brake_holds_against_a_storm_of_one_moment() -> None:
 
 def test_what_it_depends_on_is_restarted_with_it_where_the_operator_wants_that() -> None:
     """Both are of one group, and the verb was tried before: neither may keep the rung from being what it says."""
+
     async def story() -> None:
         world = World({"db": db(group="shop"), "web": web(depends_on=["db"], group="shop", restart_dependencies=True)})
         async with world.running():
@@ -513,13 +542,16 @@ def test_what_it_depends_on_is_restarted_with_it_where_the_operator_wants_that()
             done = [(a.action, a.target, a.result) for a in await world.actions("web") if a.disruptive]
 
             assert done[-2:] == [
-                ("process.restart", "db", Result.UNVERIFIED), ("process.restart", "web", Result.VERIFIED)]
+                ("process.restart", "db", Result.UNVERIFIED),
+                ("process.restart", "web", Result.VERIFIED),
+            ]
             assert len(done) == 4
 
     run(story())
 
 
 # -- begin and end ---------------------------------------------------------------------------------------------------
+
 
 def test_one_cycle_alone_heals_and_waits_for_the_proof() -> None:
     async def story() -> None:
@@ -631,6 +663,7 @@ def test_the_same_loop_started_again_takes_up_what_it_left() -> None:
 
 def test_a_second_loop_over_the_same_store_and_sight_goes_on_where_the_first_ended() -> None:
     """As a reload does it: the processes run on, nothing is forgotten, nothing is done twice."""
+
     async def story() -> None:
         world = World({"web": web()})
         first = build(world)
@@ -654,8 +687,10 @@ def test_a_second_loop_over_the_same_store_and_sight_goes_on_where_the_first_end
 
 def test_a_lost_message_to_a_human_does_not_move_the_incident_and_the_approval_still_counts() -> None:
     async def story() -> None:
-        world = World({"web": web(mode="approve")}, executors={
-            "systemd": {"enabled": False}, "notify": {"webhook": {"url": "https://example.org/hook"}}})
+        world = World(
+            {"web": web(mode="approve")},
+            executors={"systemd": {"enabled": False}, "notify": {"webhook": {"url": "https://example.org/hook"}}},
+        )
         loop = world.build()
         for program in world.blueprint.programs:
             await world.processes.start(program)
@@ -682,6 +717,7 @@ async def hang(*_: object) -> None:
 
 
 # -- switches and stages ---------------------------------------------------------------------------------------------
+
 
 def test_the_switch_thrown_between_the_intent_and_the_act_still_counts() -> None:
     async def story() -> None:
@@ -724,12 +760,18 @@ def test_each_turn_is_tracked_in_its_five_stages() -> None:
         summary = tracker.get_execution_summary("cycle-1")
 
         assert [stage["stage"] for stage in summary["stages"]] == [
-            "1.0_MONITOR", "2.0_ANALYZE", "3.0_PLAN", "4.0_EXECUTE", "5.0_KNOWLEDGE"]
+            "1.0_MONITOR",
+            "2.0_ANALYZE",
+            "3.0_PLAN",
+            "4.0_EXECUTE",
+            "5.0_KNOWLEDGE",
+        ]
 
     run(story())
 
 
 # -- steps of a plan -------------------------------------------------------------------------------------------------
+
 
 class Lever:
     """An executor with an action that helps nobody and one that takes it back."""
@@ -737,8 +779,10 @@ class Lever:
     name = "lever"
 
     def __init__(self, on_unknown: Any = "probe", seconds: float = 0.0) -> None:
-        self.actions = [Action("pull", "pulls it", PluginConfig, undo="push", on_unknown=on_unknown),
-                        Action("push", "pushes it back", PluginConfig)]
+        self.actions = [
+            Action("pull", "pulls it", PluginConfig, undo="push", on_unknown=on_unknown),
+            Action("push", "pushes it back", PluginConfig),
+        ]
         self.done: list[str] = []
         self.seconds = seconds
 
@@ -758,12 +802,24 @@ def pulling(world: World, lever: Lever) -> MAPEK:
     return world.loop
 
 
-LEVER = [{
-    "runbook": "pull", "summary": "pulls the lever", "trigger": {"anomaly": "gray"}, "initial": "pull",
-    "states": {"pull": {"do": {"action": "lever.pull"}, "expect": {"within": "5s", "hold": "1s"}, "done": "end",
-                        "failed": "tell"},
-               "tell": {"do": {"action": "notify.human"}, "done": "end", "failed": "end"}, "end": {"final": True}},
-}]
+LEVER = [
+    {
+        "runbook": "pull",
+        "summary": "pulls the lever",
+        "trigger": {"anomaly": "gray"},
+        "initial": "pull",
+        "states": {
+            "pull": {
+                "do": {"action": "lever.pull"},
+                "expect": {"within": "5s", "hold": "1s"},
+                "done": "end",
+                "failed": "tell",
+            },
+            "tell": {"do": {"action": "notify.human"}, "done": "end", "failed": "end"},
+            "end": {"final": True},
+        },
+    }
+]
 
 
 def test_a_step_that_did_not_help_and_can_be_taken_back_is_taken_back_and_journaled() -> None:
@@ -818,14 +874,29 @@ def test_a_step_that_must_not_be_done_twice_is_left_to_a_human_after_a_crash() -
 
 
 def test_a_rule_that_comes_back_to_a_rung_begins_a_new_try_each_time() -> None:
-    rule = [{
-        "runbook": "round", "summary": "pulls and pushes until it helps", "trigger": {"anomaly": "gray"},
-        "initial": "pull",
-        "states": {"pull": {"do": {"action": "lever.pull"}, "expect": {"within": "2s", "hold": "1s"}, "done": "end",
-                            "failed": "push"},
-                   "push": {"do": {"action": "lever.push"}, "expect": {"within": "2s", "hold": "1s"}, "done": "end",
-                            "failed": "pull"}, "end": {"final": True}},
-    }]
+    rule = [
+        {
+            "runbook": "round",
+            "summary": "pulls and pushes until it helps",
+            "trigger": {"anomaly": "gray"},
+            "initial": "pull",
+            "states": {
+                "pull": {
+                    "do": {"action": "lever.pull"},
+                    "expect": {"within": "2s", "hold": "1s"},
+                    "done": "end",
+                    "failed": "push",
+                },
+                "push": {
+                    "do": {"action": "lever.push"},
+                    "expect": {"within": "2s", "hold": "1s"},
+                    "done": "end",
+                    "failed": "pull",
+                },
+                "end": {"final": True},
+            },
+        }
+    ]
 
     async def story() -> None:
         world, lever = World({"web": web()}, runbooks=rule), Lever()
@@ -841,6 +912,7 @@ def test_a_rule_that_comes_back_to_a_rung_begins_a_new_try_each_time() -> None:
 
 
 # -- what it says ----------------------------------------------------------------------------------------------------
+
 
 def test_what_happens_to_an_incident_is_told_on_the_bus_in_order() -> None:
     async def story() -> None:
@@ -896,5 +968,3 @@ def test_a_forecast_reaches_a_human_before_the_end_comes() -> None:
             assert disk["free"] > 0.4
 
     run(story())
-
-

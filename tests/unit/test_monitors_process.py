@@ -70,9 +70,15 @@ def test_it_reports_what_a_process_uses() -> None:
         seen = await monitor(processes, program="api").observe()
 
         assert numbers(seen) == {
-            "process_up": 1, "process_rss_bytes": 50 << 20, "process_fds": 7, "process_fds_limit": 512,
+            "process_up": 1,
+            "process_rss_bytes": 50 << 20,
+            "process_fds": 7,
+            "process_fds_limit": 512,
             "process_fds_ratio": 7 / 512,
-            "process_threads": 3, "process_cpu_seconds": 1.5, "process_age_seconds": 10, "process_zombies": 2,
+            "process_threads": 3,
+            "process_cpu_seconds": 1.5,
+            "process_age_seconds": 10,
+            "process_zombies": 2,
             "process_stopped": 0,
         }
         assert up(seen) == (1, f"pid {process.pid}")

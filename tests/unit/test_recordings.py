@@ -57,8 +57,10 @@ class Replay:
 
     def _take_in(self, line: dict[str, Any]) -> set[str]:
         now = START + line["at"]
-        seen = tuple(Observation(source, subject, metric, value, detail="".join(detail))
-                     for source, subject, metric, value, *detail in line["seen"])
+        seen = tuple(
+            Observation(source, subject, metric, value, detail="".join(detail))
+            for source, subject, metric, value, *detail in line["seen"]
+        )
         if "happened" in line:
             source, subject, kind, how = line["happened"]
             return self.sight.happened(Occurrence(source, subject, kind, now, how, seen), now)

@@ -58,8 +58,12 @@ class Troubled:
 
 def test_a_dependency_that_is_only_watched_is_not_restarted_for_its_dependent() -> None:
     async def story() -> None:
-        world = World({"db": {"process": ["/bin/db"], "work": DB, "mode": "observe"},
-                       "web": web(depends_on=["db"], restart_dependencies=True)})
+        world = World(
+            {
+                "db": {"process": ["/bin/db"], "work": DB, "mode": "observe"},
+                "web": web(depends_on=["db"], restart_dependencies=True),
+            }
+        )
         async with world.running():
             world.network.broken[WORK] = lambda: (500, 0.001)
             await asyncio.sleep(300)
@@ -125,7 +129,8 @@ def test_another_standing_finding_of_the_subject_does_not_refute_a_heal_that_tak
             world.kill("web")
             ready = asyncio.get_running_loop().time() + 10
             world.network.broken[WORK] = lambda: (
-                (200, 0.001) if asyncio.get_running_loop().time() > ready else (503, 0.001))
+                (200, 0.001) if asyncio.get_running_loop().time() > ready else (503, 0.001)
+            )
             await asyncio.sleep(60)
 
             (act,) = [a for a in await world.actions() if a.disruptive]
@@ -400,8 +405,12 @@ def test_what_a_reload_mended_is_no_longer_called_blind(tmp_path: Path) -> None:
 
 def test_what_is_paused_is_not_started_by_a_start_of_the_daemon(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text(QUIET + "subjects: {nap: {process: [/bin/sleep, '60'], on_exit: stop, mode: auto}}\n".replace(
-        "process: [/bin/sleep, '60'], on_exit: stop", "process: {command: [/bin/sleep, '60'], on_exit: stop}"))
+    file.write_text(
+        QUIET
+        + "subjects: {nap: {process: [/bin/sleep, '60'], on_exit: stop, mode: auto}}\n".replace(
+            "process: [/bin/sleep, '60'], on_exit: stop", "process: {command: [/bin/sleep, '60'], on_exit: stop}"
+        )
+    )
 
     async def life_of(pause: bool) -> bool:
         daemon = Daemon(file)

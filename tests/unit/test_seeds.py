@@ -58,6 +58,7 @@ def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 # -- events, state machine, cancellation -----------------------------------------------------------------------------
 
+
 def test_an_event_is_published_and_reaches_its_handler() -> None:
     received: list[Any] = []
 
@@ -119,8 +120,13 @@ def test_the_state_machine_moves_as_its_table_says() -> None:
 
 
 def test_the_table_of_the_state_machine_is_the_documented_one() -> None:
-    table = {"idle": "processing stopped", "processing": "responding error idle stopped",
-             "responding": "idle error stopped", "error": "idle stopped", "stopped": "idle"}
+    table = {
+        "idle": "processing stopped",
+        "processing": "responding error idle stopped",
+        "responding": "idle error stopped",
+        "error": "idle stopped",
+        "stopped": "idle",
+    }
     for source, targets in table.items():
         allowed = {t.value for t in State if StateMachine(initial_state=State(source)).can_transition_to(t)}
         assert allowed == set(targets.split())
@@ -149,6 +155,7 @@ def test_a_token_ends_a_task_that_looks_at_it() -> None:
 
 
 # -- the loop, its flags and its health ------------------------------------------------------------------------------
+
 
 def test_one_cycle_is_run_on_this_very_host() -> None:
     async def example() -> MAPEK:
@@ -181,8 +188,9 @@ def test_the_loop_that_was_started_is_running_and_counts_its_cycles() -> None:
     asyncio.run(example())
 
 
-@pytest.mark.parametrize("flag", ["auto_healing", "pqc_required", "mesh_auto_repair", "monitoring_verbose",
-                                  "experimental_features"])
+@pytest.mark.parametrize(
+    "flag", ["auto_healing", "pqc_required", "mesh_auto_repair", "monitoring_verbose", "experimental_features"]
+)
 def test_each_of_the_common_flags_is_one(flag: str) -> None:
     assert FeatureFlags().is_enabled(flag) in (True, False)
 
@@ -201,6 +209,7 @@ def test_production_checks_are_there_to_be_asked() -> None:
 
 
 # -- logging, memory, settings, tracking -----------------------------------------------------------------------------
+
 
 def test_logging_is_set_up_by_its_level_and_writes_json(capfd: pytest.CaptureFixture[str]) -> None:
     setup_logging(level=logging.INFO)

@@ -118,8 +118,9 @@ def test_what_is_forgotten_is_gone_everywhere() -> None:
 
 def test_the_columns_are_names_and_values_in_the_same_order() -> None:
     sight = Sight()
-    sight.record([Observation("m", s, metric, value) for s, metric, value in
-                  [("a", "x", 1), ("a", "y", 2), ("b", "x", 3)]], 10.0)
+    sight.record(
+        [Observation("m", s, metric, value) for s, metric, value in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3)]], 10.0
+    )
     names, values = sight.columns()
 
     assert dict(zip(names, values, strict=True)) == {("a", "x"): 1.0, ("a", "y"): 2.0, ("b", "x"): 3.0}

@@ -44,8 +44,13 @@ class Scene:
     def __init__(self, *instances: Instance) -> None:
         self.sight = Sight()
         self.woken: list[set[str]] = []
-        self.watching = Watching(instances, self.sight, LoopClock(), lambda names: self.woken.append(set(names)),
-                                 Metrics("test", strict=True))
+        self.watching = Watching(
+            instances,
+            self.sight,
+            LoopClock(),
+            lambda names: self.woken.append(set(names)),
+            Metrics("test", strict=True),
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Watching]:
@@ -89,6 +94,7 @@ def test_instances_of_one_pace_look_together() -> None:
 @pytest.mark.parametrize(("overlap", "most"), [(1, 1), (3, 3), (6, 5)])
 def test_no_more_looks_are_under_way_than_the_monitor_allows(overlap: int, most: int) -> None:
     """Each takes 2.2 s, and one is due each half second."""
+
     async def story() -> None:
         slow = Looker(seconds=2.2)
         instance = Instance(slow, 0.5, 10.0, overlap)
@@ -103,6 +109,7 @@ def test_no_more_looks_are_under_way_than_the_monitor_allows(overlap: int, most:
 
 def test_a_look_asked_for_in_between_waits_for_its_place_and_begins_after_the_asking() -> None:
     """A proof needs an answer to a question of its own; a monitor that takes one at a time is given one at a time."""
+
     async def story() -> None:
         slow = Looker(seconds=0.4)
         async with Scene(Instance(slow, 1.0, 10.0)).running() as watching:
@@ -156,7 +163,7 @@ def test_blindness_is_told_once_with_whom_it_concerns_and_its_end_as_well(
         scene = Scene(Instance(looker, 0.5, 1.0))
         async with scene.running():
             await asyncio.sleep(30)
-            (why, whom, _), = scene.sight.blind_instances.values()
+            ((why, whom, _),) = scene.sight.blind_instances.values()
             assert why in ("cannot see a thing", "took longer than 1 s")
             assert whom == ("web",)
             assert scene.woken == [{"m", "web"}]

@@ -350,9 +350,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(
-    connection: sqlite3.Connection, path: Path, migrations: Sequence[tuple[int, str]], check: bool
-) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, migrations: Sequence[tuple[int, str]], check: bool) -> None:
     def number(pragma: str) -> int:
         return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 

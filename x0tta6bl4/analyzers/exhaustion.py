@@ -54,8 +54,11 @@ class Exhaustion:
 
     def alarms(self, subjects: Mapping[str, Subject]) -> Sequence[Condition]:
         """A process in the last third of its memory is judged whenever it is read: a fast leak has no minute left."""
-        memory = [Condition("process_rss_bytes", ">=", 0.66 * float(limit), name)
-                  for name, subject in subjects.items() if (limit := subject.data.get("memory_limit"))]
+        memory = [
+            Condition("process_rss_bytes", ">=", 0.66 * float(limit), name)
+            for name, subject in subjects.items()
+            if (limit := subject.data.get("memory_limit"))
+        ]
         return [*memory, Condition("process_fds_ratio", ">=", 0.66)]
 
     def analyze(self, view: View) -> Sequence[Finding]:
@@ -66,20 +69,52 @@ class Exhaustion:
         for seen in view.select("process_rss_bytes"):
             limit = view.subject(seen.subject).data.get("memory_limit")
             if limit:
-                yield _Store(seen.subject, "memory", seen, seen.value, float(limit),
-                             Condition("process_rss_bytes", "<", float(limit)), "exhausting-memory", "bytes")
+                yield _Store(
+                    seen.subject,
+                    "memory",
+                    seen,
+                    seen.value,
+                    float(limit),
+                    Condition("process_rss_bytes", "<", float(limit)),
+                    "exhausting-memory",
+                    "bytes",
+                )
         for seen in view.select("process_fds"):
             limit = view.value(seen.subject, "process_fds_limit")
             if limit:
-                yield _Store(seen.subject, "descriptors", seen, seen.value, limit,
-                             Condition("process_fds", "<", full * limit), "exhausting-descriptors", "descriptors")
+                yield _Store(
+                    seen.subject,
+                    "descriptors",
+                    seen,
+                    seen.value,
+                    limit,
+                    Condition("process_fds", "<", full * limit),
+                    "exhausting-descriptors",
+                    "descriptors",
+                )
         for metric, resource in (("disk_free_ratio", "space"), ("inodes_free_ratio", "inodes")):
             for seen in view.select(metric):
-                yield _Store(seen.subject, resource, seen, 1.0 - seen.value, 1.0,
-                             Condition(metric, ">", 1.0 - full), f"filling-{resource}", "of it")
+                yield _Store(
+                    seen.subject,
+                    resource,
+                    seen,
+                    1.0 - seen.value,
+                    1.0,
+                    Condition(metric, ">", 1.0 - full),
+                    f"filling-{resource}",
+                    "of it",
+                )
         for seen in view.select("memory_available_ratio"):
-            yield _Store(seen.subject, "memory", seen, 1.0 - seen.value, 1.0,
-                         Condition("memory_available_ratio", ">", 1.0 - full), "host-memory", "of it")
+            yield _Store(
+                seen.subject,
+                "memory",
+                seen,
+                1.0 - seen.value,
+                1.0,
+                Condition("memory_available_ratio", ">", 1.0 - full),
+                "host-memory",
+                "of it",
+            )
 
     def _judge(self, store: _Store, view: View) -> Finding | None:
         past = self._past.setdefault((store.subject, store.resource), _Past())
@@ -106,19 +141,30 @@ class Exhaustion:
         left = None if over else self._time_left(store, view.now)
         if not over and (left is None or left > self.config.lead):
             return None
-        summary = (f"{store.subject}: {store.resource} is used up: {share:.0%} of {_size(store)}" if over else
-                   f"{store.subject}: {store.resource} ends in {_span(left)} at this pace: {share:.0%} of "
-                   f"{_size(store)} is used")
+        summary = (
+            f"{store.subject}: {store.resource} is used up: {share:.0%} of {_size(store)}"
+            if over
+            else f"{store.subject}: {store.resource} ends in {_span(left)} at this pace: {share:.0%} of "
+            f"{_size(store)} is used"
+        )
         return Finding(
-            analyzer=self.name, subject=store.subject, fault=store.fault if over or not process else
-            f"leaking-{store.resource}", severity=Severity.MAJOR if over else Severity.WARNING,
+            analyzer=self.name,
+            subject=store.subject,
+            fault=store.fault if over or not process else f"leaking-{store.resource}",
+            severity=Severity.MAJOR if over else Severity.WARNING,
             since=view.now if not points else points[0][0] if not over else view.now,
-            summary=summary, because=(store.seen,),
+            summary=summary,
+            because=(store.seen,),
             # What is foretold has not come: every sign of health is there still, and would say that nothing is the
             # matter. Such an incident is over when the forecast is.
             healthy_when=(store.sign, *self._life(store, view)) if over else (),
-            data={"resource": store.resource, "used": store.used, "whole": store.whole,
-                  **({"seconds_left": round(left)} if left is not None else {})})
+            data={
+                "resource": store.resource,
+                "used": store.used,
+                "whole": store.whole,
+                **({"seconds_left": round(left)} if left is not None else {}),
+            },
+        )
 
     @staticmethod
     def _life(store: _Store, view: View) -> Iterator[Condition]:
@@ -153,8 +199,13 @@ def _span(seconds: float | None) -> str:
 
 
 def _size(store: _Store) -> str:
-    return f"{store.whole / 1048576:.0f} MiB" if store.unit == "bytes" else f"{store.whole:g} {store.unit}" \
-        if store.unit != "of it" else "the whole"
+    return (
+        f"{store.whole / 1048576:.0f} MiB"
+        if store.unit == "bytes"
+        else f"{store.whole:g} {store.unit}"
+        if store.unit != "of it"
+        else "the whole"
+    )
 
 
 PLUGIN = analyzer(Config, lambda name, config, tools: Exhaustion(name, config))

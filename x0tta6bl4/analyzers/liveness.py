@@ -119,19 +119,34 @@ class Liveness:
                 excused = self._excused_since.setdefault(subject.name, view.now)
                 if view.now - excused < self.config.overload_patience:
                     return Finding(
-                        analyzer=self.name, subject=subject.name, fault="overloaded", severity=Severity.WARNING,
-                        since=since, summary=f"{subject.name} does not answer, and neither would others: {excuse}",
-                        because=(seen,), healthy_when=signs)
+                        analyzer=self.name,
+                        subject=subject.name,
+                        fault="overloaded",
+                        severity=Severity.WARNING,
+                        since=since,
+                        summary=f"{subject.name} does not answer, and neither would others: {excuse}",
+                        because=(seen,),
+                        healthy_when=signs,
+                    )
         fault = self._fault(subject, view, metric, silent)
-        answered = (f"last good answer {view.now - last_yes:.1f} s ago" if streak.last_yes == last_yes
-                    else f"no good answer in the {view.now - born:.0f} s since it was started or first looked at")
-        words = {"hung": "lives but does not answer", "gray": "lives but its work fails",
-                 "dead": "cannot be reached"}[fault]
+        answered = (
+            f"last good answer {view.now - last_yes:.1f} s ago"
+            if streak.last_yes == last_yes
+            else f"no good answer in the {view.now - born:.0f} s since it was started or first looked at"
+        )
+        words = {"hung": "lives but does not answer", "gray": "lives but its work fails", "dead": "cannot be reached"}[
+            fault
+        ]
         return Finding(
-            analyzer=self.name, subject=subject.name, fault=fault,
-            severity=Severity.CRITICAL if fault != "gray" else Severity.MAJOR, since=since,
+            analyzer=self.name,
+            subject=subject.name,
+            fault=fault,
+            severity=Severity.CRITICAL if fault != "gray" else Severity.MAJOR,
+            since=since,
             summary=f"{subject.name} {words}: {seen.detail or metric} ({answered})",
-            because=(seen,), healthy_when=signs)
+            because=(seen,),
+            healthy_when=signs,
+        )
 
     def _dead(
         self, subject: Subject, view: View, found: tuple[Observation, Streak], signs: tuple[Condition, ...]
@@ -139,13 +154,19 @@ class Liveness:
         seen, streak = found
         acted = view.sight.acted_at(subject.name)
         return Finding(
-            analyzer=self.name, subject=subject.name, fault="dead", severity=Severity.CRITICAL,
+            analyzer=self.name,
+            subject=subject.name,
+            fault="dead",
+            severity=Severity.CRITICAL,
             since=max(streak.since, acted or streak.since),
-            summary=f"{subject.name} is dead: {seen.detail or seen.metric}", because=(seen,), healthy_when=signs)
+            summary=f"{subject.name} is dead: {seen.detail or seen.metric}",
+            because=(seen,),
+            healthy_when=signs,
+        )
 
     def _born(self, subject: Subject, view: View) -> float:
-        """Since when it could have answered at all: its start, the last action on it, or our first look."""
-        acted = view.sight.acted_at(subject.name)
+        """Since when it could have answered at all: its start, the last action that worked on it, or our first look."""
+        acted = view.sight.anew_at(subject.name)
         age = view.latest(subject.name, "process_age_seconds")
         at = view.sight.seen_at(subject.name, "process_age_seconds")
         started = at - age.value if age is not None and at is not None else self._first_seen[subject.name]
@@ -174,16 +195,25 @@ class Liveness:
 
     def _overload(self, subject: Subject, view: View) -> str | None:
         """Why its silence is more likely the host's fault than its own; None when it is not."""
-        pressed = [(name, value) for name in ("cpu", "memory", "io")
-                   if (value := view.value("host", f"psi_{name}_some_ratio")) is not None
-                   and value >= self.config.overload_pressure]
-        others = [s for s in view.sight.subjects.values()
-                  if s.name != subject.name and view.streak(s.name, "work_up") is not None
-                  and s.name not in subject.depends_on and subject.name not in s.depends_on]
+        pressed = [
+            (name, value)
+            for name in ("cpu", "memory", "io")
+            if (value := view.value("host", f"psi_{name}_some_ratio")) is not None
+            and value >= self.config.overload_pressure
+        ]
+        others = [
+            s
+            for s in view.sight.subjects.values()
+            if s.name != subject.name
+            and view.streak(s.name, "work_up") is not None
+            and s.name not in subject.depends_on
+            and subject.name not in s.depends_on
+        ]
         slow = [s.name for s in others if self._is_slow(s, view)]
         if pressed and len(others) >= 2 and len(slow) * 2 >= len(others):
-            return (f"{pressed[0][0]} pressure is {pressed[0][1]:.0%} and {len(slow)} of {len(others)} others are slow "
-                    "too")
+            return (
+                f"{pressed[0][0]} pressure is {pressed[0][1]:.0%} and {len(slow)} of {len(others)} others are slow too"
+            )
         busy = view.value(subject.name, "process_busy")
         if pressed and busy is not None and busy >= 0.2:
             # It works as hard as the host lets it; a hung handler burns nothing.

@@ -71,9 +71,11 @@ class Threshold:
         self._states: dict[tuple[str, str], _State] = {}
 
     def alarms(self, subjects: Mapping[str, Subject]) -> Sequence[Condition]:
-        return [Condition(limit.metric, ">" if limit.above is not None else "<", float(bound))
-                for limit in self.config.limits.values()
-                if (bound := limit.above if limit.above is not None else limit.below) is not None]
+        return [
+            Condition(limit.metric, ">" if limit.above is not None else "<", float(bound))
+            for limit in self.config.limits.values()
+            if (bound := limit.above if limit.above is not None else limit.below) is not None
+        ]
 
     def analyze(self, view: View) -> Sequence[Finding]:
         findings = []
@@ -112,10 +114,16 @@ class Threshold:
         fault = limit.fault or f"{'high' if high else 'low'}-{limit.metric}"
         flaps = f"; it crossed {len(state.crossings)} times in {self.config.flap_window:g} s" if flapping else ""
         return Finding(
-            analyzer=self.name, subject=seen.subject, fault=fault, severity=Severity(limit.severity), since=since,
+            analyzer=self.name,
+            subject=seen.subject,
+            fault=fault,
+            severity=Severity(limit.severity),
+            since=since,
             summary=f"{seen.subject}: {limit.metric} is {seen.value:g}, {word} {bound:g} ({name}){flaps}",
-            because=(seen,), healthy_when=(Condition(limit.metric, sign, float(clear)),),
-            data={"metric": limit.metric, "value": seen.value, "limit": float(bound), "name": name})
+            because=(seen,),
+            healthy_when=(Condition(limit.metric, sign, float(clear)),),
+            data={"metric": limit.metric, "value": seen.value, "limit": float(bound), "name": name},
+        )
 
 
 PLUGIN = analyzer(Config, lambda name, config, tools: Threshold(name, config))

@@ -357,7 +357,7 @@ async def _probes(blueprint: "Blueprint", place: Place) -> AsyncIterator[Examine
     tools = tools_of(blueprint, LaterDatabase(place.state_dir / "unopened"))
     limit = asyncio.Semaphore(PROBES_AT_ONCE)
 
-    async def look(monitor: Monitor, timeout: float) -> str:
+    async def look(monitor: Monitor, timeout: float | None) -> str:
         """Empty when the answer is good, else what is wrong with it."""
         async with limit:
             seen = await guarded(monitor.observe, timeout)

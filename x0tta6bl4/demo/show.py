@@ -51,10 +51,16 @@ def _kill(port: int, pid: int) -> None:
 FAULTS = (
     Fault("killed", "SIGKILL to its process", _kill),
     Fault("hung", "it lives, but no handler answers any more", lambda port, pid: _break(port, "hang")),
-    Fault("leaking", "it takes 100 MiB of memory a second; the limit is 100 MiB",
-          lambda port, pid: _break(port, "leak", mib_per_s=100, limit=400)),
-    Fault("poisoned", "its cache is corrupt, so that every plain restart fails", lambda port, pid: _break(
-        port, "poison", now=1)),
+    Fault(
+        "leaking",
+        "it takes 100 MiB of memory a second; the limit is 100 MiB",
+        lambda port, pid: _break(port, "leak", mib_per_s=100, limit=400),
+    ),
+    Fault(
+        "poisoned",
+        "its cache is corrupt, so that every plain restart fails",
+        lambda port, pid: _break(port, "poison", now=1),
+    ),
 )
 
 
@@ -100,7 +106,10 @@ class _Narrator:
         elif event == "outcome" and entry.get("action") == "notify.human":
             self._line("tells", "a human")
         elif event == "outcome":
-            self._line("done" if entry.get("result") == "unverified" else str(entry.get("result")), str(entry.get("detail", "")))
+            self._line(
+                "done" if entry.get("result") == "unverified" else str(entry.get("result")),
+                str(entry.get("detail", "")),
+            )
 
     def _line(self, word: str, text: str) -> None:
         print(f"  {time.monotonic() - self._began:7.2f} s  {word:<11}{text}", flush=True)
@@ -117,8 +126,9 @@ def _wait_verified(narrator: _Narrator, seconds: float) -> bool:
 
 def main(argv: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog="x0tta6bl4 demo", description=__doc__)
-    parser.add_argument("faults", nargs="*", metavar="FAULT",
-                        help=f"which to show: {', '.join(f.name for f in FAULTS)}; default all")
+    parser.add_argument(
+        "faults", nargs="*", metavar="FAULT", help=f"which to show: {', '.join(f.name for f in FAULTS)}; default all"
+    )
     wanted = parser.parse_args(list(argv)).faults
     unknown = [name for name in wanted if name not in {f.name for f in FAULTS}]
     if unknown:
@@ -135,7 +145,11 @@ def _show(folder: Path, faults: Sequence[Fault]) -> int:
     print(f"A small web service on port {port}, under the daemon's care. It is about to have a bad day.\n", flush=True)
     daemon = subprocess.Popen(
         [sys.executable, "-m", "x0tta6bl4", "run", "--config", str(config)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert daemon.stderr is not None
     narrator = _Narrator(daemon.stderr)
     heals: list[tuple[str, float | None]] = []
@@ -159,8 +173,11 @@ def _show(folder: Path, faults: Sequence[Fault]) -> int:
             verified = seconds is not None and _wait_verified(narrator, 30.0)
             narrator.quiet = True
             heals.append((fault.name, seconds if verified else None))
-            print(f"  {'':7}    => {'answered again after %.2f s' % seconds if seconds is not None else 'NOT HEALED'}"
-                  f"{'' if verified else ', but that was not proved'}\n", flush=True)
+            print(
+                f"  {'':7}    => {f'answered again after {seconds:.2f} s' if seconds is not None else 'NOT HEALED'}"
+                f"{'' if verified else ', but that was not proved'}\n",
+                flush=True,
+            )
             time.sleep(1.0)
     except KeyboardInterrupt:
         print("\nstopped")
@@ -172,7 +189,7 @@ def _show(folder: Path, faults: Sequence[Fault]) -> int:
             daemon.kill()
             daemon.wait()
     for name, seconds in heals:
-        print(f"  {name:<10}{'healed, answered after %6.2f s' % seconds if seconds is not None else 'not healed'}")
+        print(f"  {name:<10}{f'healed, answered after {seconds:6.2f} s' if seconds is not None else 'not healed'}")
     return 0 if len(heals) == len(faults) and all(s is not None for _, s in heals) else 1
 
 

@@ -19,7 +19,18 @@ from x0tta6bl4.ports.host import Host
 TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sbin", "/sys", "/usr")
 """Nothing in them is ever cleaned up."""
 THEMSELVES = (
-    "/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/snap", "/srv", "/var", "/var/lib", "/var/spool",
+    "/",
+    "/home",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/root",
+    "/run",
+    "/snap",
+    "/srv",
+    "/var",
+    "/var/lib",
+    "/var/spool",
 )
 """Folders below them may be cleaned up, they may not."""
 LISTED = 50
@@ -54,8 +65,10 @@ class CleanupRule(PluginConfig):
         path = folder.rstrip("/") or "/"
         if "\0" in folder or not folder.startswith("/") or posixpath.normpath(path) != path:
             raise ValueError("should be an absolute path without '..'")
-        if path in THEMSELVES or posixpath.dirname(path) == "/home" or any(
-            path == tree or path.startswith(f"{tree}/") for tree in TREES
+        if (
+            path in THEMSELVES
+            or posixpath.dirname(path) == "/home"
+            or any(path == tree or path.startswith(f"{tree}/") for tree in TREES)
         ):
             raise ValueError("is a folder that the host or its people stand on; name one below that holds what may go")
         return path
@@ -132,7 +145,8 @@ class Cleanup:
         folders = ", ".join(dict.fromkeys(c.rule.folder for n, c in enumerate(choices) if n in freed))
         return Effect(
             "; ".join([f"deleted {_files(len(gone))} in {folders}, {show_bytes(total)}", *notes]),
-            output=_listed(gone, "\n"), data={"files": len(gone), "bytes": total},
+            output=_listed(gone, "\n"),
+            data={"files": len(gone), "bytes": total},
         )
 
     async def _choose(self, step: Step) -> list[Choice]:
@@ -161,8 +175,9 @@ class Cleanup:
     async def _enough(self, rule: CleanupRule) -> int | None:
         bounds = [] if rule.max_bytes is None else [rule.max_bytes]
         if rule.until_free is not None:
-            holding = [disk for disk in await self.host.disks()
-                       if f"{rule.folder}/".startswith(f"{disk.mount.rstrip('/')}/")]
+            holding = [
+                disk for disk in await self.host.disks() if f"{rule.folder}/".startswith(f"{disk.mount.rstrip('/')}/")
+            ]
             if not holding:
                 raise ProbeFailed("the filesystem it is on is not known, so how much to free is not either")
             disk = max(holding, key=lambda disk: len(disk.mount))
@@ -190,8 +205,9 @@ def _bounded(choices: Sequence[Choice]) -> list[tuple[CleanupRule, FileInfo]]:
 def _rules(step: Step, subject: Subject) -> list[CleanupRule]:
     written = subject.data.get("cleanup")
     if not written or isinstance(written, str | Mapping) or not isinstance(written, Sequence):
-        raise StepRefused(f"{step.action}: {subject.name} has no cleanup rules",
-                          remedy="name folders under the target's `cleanup`")
+        raise StepRefused(
+            f"{step.action}: {subject.name} has no cleanup rules", remedy="name folders under the target's `cleanup`"
+        )
     rules: list[CleanupRule] = []
     wrong: list[str] = []
     for number, entry in enumerate(written):
@@ -201,8 +217,11 @@ def _rules(step: Step, subject: Subject) -> list[CleanupRule]:
         try:
             rules.append(CleanupRule.model_validate({key: value for key, value in entry.items() if value is not None}))
         except ValidationError as error:
-            wrong += [f"cleanup[{number}].{'.'.join(map(str, m['loc']))} {m['msg'].removeprefix('Value error, ')} "
-                      f"(got {shown(m['input'])})" for m in error.errors(include_url=False)]
+            wrong += [
+                f"cleanup[{number}].{'.'.join(map(str, m['loc']))} {m['msg'].removeprefix('Value error, ')} "
+                f"(got {shown(m['input'])})"
+                for m in error.errors(include_url=False)
+            ]
     if wrong:
         raise StepRefused(f"{step.action}: {subject.name}: {'; '.join(wrong)}")
     return rules
@@ -223,5 +242,6 @@ def _listed(paths: Sequence[str], between: str) -> str:
     return between.join([*paths[:LISTED], *rest])
 
 
-PLUGIN = executor(Config, lambda name, config, tools: Cleanup(
-    name, tools.files, tools.host, tools.subjects, tools.clock))
+PLUGIN = executor(
+    Config, lambda name, config, tools: Cleanup(name, tools.files, tools.host, tools.subjects, tools.clock)
+)

@@ -82,10 +82,19 @@ class Slot(PluginConfig):
     @model_validator(mode="after")
     def _fits_its_type(self) -> "Slot":
         wrong: list[str] = []
-        owners = {"roots": "path", "choices": "choice", "pattern": "pattern", "min": "number", "max": "number",
-                  "whole": "number"}
-        wrong += [f"{key} is for the type {owner}" for key, owner in owners.items()
-                  if key in self.model_fields_set and self.type != owner]
+        owners = {
+            "roots": "path",
+            "choices": "choice",
+            "pattern": "pattern",
+            "min": "number",
+            "max": "number",
+            "whole": "number",
+        }
+        wrong += [
+            f"{key} is for the type {owner}"
+            for key, owner in owners.items()
+            if key in self.model_fields_set and self.type != owner
+        ]
         for key in ("roots", "choices", "pattern"):
             if owners[key] == self.type and not getattr(self, key):
                 wrong.append(f"a {self.type} needs {key}")
@@ -212,11 +221,16 @@ class Command(PluginConfig):
                 continue
             used |= {name for _, name in pieces if name}
             wrong += self._path_slots(place, template, pieces)
-        wrong += [f"argv uses {{{name}}}, which is not among the slots{near(name, self.slots)}"
-                  for name in sorted(used - set(self.slots))]
+        wrong += [
+            f"argv uses {{{name}}}, which is not among the slots{near(name, self.slots)}"
+            for name in sorted(used - set(self.slots))
+        ]
         wrong += [f"slot {name} is not used in argv" for name in sorted(set(self.slots) - used)]
-        wrong += [f"{name!r} cannot be a slot's name" for name in self.slots
-                  if not _SLOT.fullmatch(name) or hasattr(PluginConfig, name) or name.startswith("model_")]
+        wrong += [
+            f"{name!r} cannot be a slot's name"
+            for name in self.slots
+            if not _SLOT.fullmatch(name) or hasattr(PluginConfig, name) or name.startswith("model_")
+        ]
         wrong += self._program()
         if wrong:
             raise ValueError("; ".join(wrong))
@@ -240,8 +254,10 @@ class Command(PluginConfig):
         if not _runs_others(program):
             return []
         if not self.allow_interpreter:
-            return [f"{program} runs whatever its arguments say; name the program itself, "
-                    "or write a script and set allow_interpreter"]
+            return [
+                f"{program} runs whatever its arguments say; name the program itself, "
+                "or write a script and set allow_interpreter"
+            ]
         script = self.argv[1] if len(self.argv) > 1 else ""
         if not script.startswith("/") or "{" in script or "}" in script or _runs_others(script):
             return [f"behind {program} there should be the absolute path of a script (argv[1] is {script!r})"]
@@ -258,13 +274,17 @@ class Config(PluginConfig):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Config":
-        wrong = [f"{name!r} cannot be a command's name: lower case, digits, _ and -"
-                 for name in self.commands if not _VERB.fullmatch(name)]
+        wrong = [
+            f"{name!r} cannot be a command's name: lower case, digits, _ and -"
+            for name in self.commands
+            if not _VERB.fullmatch(name)
+        ]
         for name, command in self.commands.items():
             back = self.commands.get(command.undo)
             if command.undo and back is None:
-                wrong.append(f"commands.{name}.undo: there is no command {command.undo!r}"
-                             f"{near(command.undo, self.commands)}")
+                wrong.append(
+                    f"commands.{name}.undo: there is no command {command.undo!r}{near(command.undo, self.commands)}"
+                )
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -286,7 +306,9 @@ class CommandExecutor:
         command, argv = self._read(step)
         try:
             result = await self.commands.run(
-                argv, timeout=min(command.timeout, step.timeout), limit=command.output_limit,
+                argv,
+                timeout=min(command.timeout, step.timeout),
+                limit=command.output_limit,
                 env={**ENVIRONMENT, **command.env},
             )
         except OSError as error:
@@ -346,8 +368,12 @@ def _arguments(name: str, config: Config) -> type[PluginConfig]:
 def _build(name: str, config: Config, commands: Commands, subjects: Mapping[str, Subject]) -> CommandExecutor:
     actions = tuple(
         Action(
-            verb, command.summary or f"runs {shown(' '.join(command.argv))}", _arguments(verb, config),
-            disruptive=command.disruptive, on_unknown="retry" if command.idempotent else "probe", undo=command.undo,
+            verb,
+            command.summary or f"runs {shown(' '.join(command.argv))}",
+            _arguments(verb, config),
+            disruptive=command.disruptive,
+            on_unknown="retry" if command.idempotent else "probe",
+            undo=command.undo,
         )
         for verb, command in config.commands.items()
     )

@@ -108,8 +108,9 @@ class Notify:
     commands: Commands
     clock: Clock
     actions: Sequence[Action] = (
-        Action("human", "tells a human by every channel that is set up", HumanArgs, disruptive=False,
-               on_unknown="retry"),
+        Action(
+            "human", "tells a human by every channel that is set up", HumanArgs, disruptive=False, on_unknown="retry"
+        ),
     )
     _told: dict[str, float] = field(default_factory=dict)
     """Monotonic seconds at which a human was last told, by incident; the latest one last."""
@@ -152,9 +153,17 @@ class Notify:
         return arguments_of(step, HumanArgs)
 
     def _log(self, step: Step, args: HumanArgs) -> None:
-        log.warning("a human is needed: %s", args.title, extra={
-            "subject": step.target, "incident": args.incident, "severity": args.severity.value, "text": args.text,
-            "reasons": list(args.reasons)})
+        log.warning(
+            "a human is needed: %s",
+            args.title,
+            extra={
+                "subject": step.target,
+                "incident": args.incident,
+                "severity": args.severity.value,
+                "text": args.text,
+                "reasons": list(args.reasons),
+            },
+        )
 
     def _since(self, step: Step, args: HumanArgs) -> float | None:
         """Seconds since a human was told of it, when that was not long ago."""
@@ -173,19 +182,32 @@ class Notify:
         channels: list[Channel] = []
         webhook, mail, command = self.config.webhook, self.config.mail, self.config.command
         if webhook is not None:
-            channels.append(Channel(f"webhook {urlsplit(webhook.url).hostname}", lambda message, reasons, limit: (
-                self.messages.webhook(webhook.url, message, webhook.token_file))))
+            channels.append(
+                Channel(
+                    f"webhook {urlsplit(webhook.url).hostname}",
+                    lambda message, reasons, limit: self.messages.webhook(webhook.url, message, webhook.token_file),
+                )
+            )
         if mail is not None:
-            channels.append(Channel(f"mail to {mail.to}", lambda message, reasons, limit: (
-                self.messages.mail(mail.to, mail.sender, mail.server, message))))
+            channels.append(
+                Channel(
+                    f"mail to {mail.to}",
+                    lambda message, reasons, limit: self.messages.mail(mail.to, mail.sender, mail.server, message),
+                )
+            )
         if command is not None:
-            channels.append(Channel(f"command {command.argv[0]}", lambda message, reasons, limit: (
-                self._run(command.argv, message, reasons, limit))))
+            channels.append(
+                Channel(
+                    f"command {command.argv[0]}",
+                    lambda message, reasons, limit: self._run(command.argv, message, reasons, limit),
+                )
+            )
         return channels
 
     async def _run(self, argv: Sequence[str], message: Message, reasons: Sequence[str], limit: float) -> None:
         result = await self.commands.run(
-            argv, timeout=limit, limit=4096, input=json.dumps({**asdict(message), "reasons": list(reasons)}).encode())
+            argv, timeout=limit, limit=4096, input=json.dumps({**asdict(message), "reasons": list(reasons)}).encode()
+        )
         if result.code is None:
             raise StepFailed(f"was killed after {result.seconds:.1f} s")
         if result.code != 0:
@@ -216,5 +238,4 @@ def _ago(seconds: float) -> str:
     return f"{int(seconds // 60)} min" if seconds >= 60 else f"{int(seconds)} s"
 
 
-PLUGIN = executor(Config, lambda name, config, tools: Notify(
-    name, config, tools.messages, tools.commands, tools.clock))
+PLUGIN = executor(Config, lambda name, config, tools: Notify(name, config, tools.messages, tools.commands, tools.clock))

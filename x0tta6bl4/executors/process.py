@@ -59,8 +59,11 @@ class ProcessExecutor:
         running = self.processes.supervised(program.name)
         what = f"{program.name} (pid {running.pid})" if running else program.name
         if isinstance(args, SignalArgs):
-            return (f"would send {signal_name(args.signal)} to {what}" if running
-                    else f"would fail: {what} does not run, so nobody gets {signal_name(args.signal)}")
+            return (
+                f"would send {signal_name(args.signal)} to {what}"
+                if running
+                else f"would fail: {what} does not run, so nobody gets {signal_name(args.signal)}"
+            )
         first = "SIGTERM" if args.signal is None else signal_name(args.signal)
         stop = f"stop {what} by {first}, after {args.grace:g} s by SIGKILL"
         if verb == "restart":
@@ -126,8 +129,9 @@ class ProcessExecutor:
             stopped = await self._stop(program, args) or f"{program.name} did not run"
         except StepFailed as error:
             # Two of one program do more harm than one that hangs.
-            raise _told_again(error, f"not started anew, because the old one could not be stopped: {error.message}") \
-                from error
+            raise _told_again(
+                error, f"not started anew, because the old one could not be stopped: {error.message}"
+            ) from error
         try:
             started = await self._start(program)
         except StepFailed as error:
@@ -143,8 +147,11 @@ class ProcessExecutor:
         """What was stopped and how; empty when nothing was running."""
         running = self.processes.supervised(program.name)
         begun = self.clock.monotonic()
-        went = running is not None and args.signal is not None and await self._ask(
-            program, running, args.signal, args.grace)
+        went = (
+            running is not None
+            and args.signal is not None
+            and await self._ask(program, running, args.signal, args.grace)
+        )
         left = max(0.0, args.grace - (self.clock.monotonic() - begun))
         # Also after it went by itself: its children may be there still.
         found = await self.processes.stop(program.name, left)
@@ -185,5 +192,6 @@ def _seconds(seconds: float) -> str:
     return f"{round(seconds, 2):g} s"
 
 
-PLUGIN = executor(Config, lambda name, config, tools: ProcessExecutor(
-    name, tools.processes, tools.subjects, tools.clock))
+PLUGIN = executor(
+    Config, lambda name, config, tools: ProcessExecutor(name, tools.processes, tools.subjects, tools.clock)
+)

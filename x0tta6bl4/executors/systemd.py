@@ -21,10 +21,24 @@ KINDS = (".service", ".socket", ".timer", ".path")
 """The kinds of units that can be restarted without taking others down; all others are the host's own business."""
 OTHER_KINDS = (".target", ".slice", ".scope", ".mount", ".automount", ".swap", ".device", ".snapshot")
 NEVER = (
-    "x0tta6bl4.service", "x0tta6bl4@*.service",  # the daemon would cut off the branch it sits on
-    "dbus.*", "dbus-broker.*", "dbus-org.freedesktop.*", "messagebus.*",
-    "init.*", "systemd-*", "user@*", "user-runtime-dir@*",
-    "emergency.*", "rescue.*", "initrd-*", "plymouth-*", "polkit.*", "cryptsetup*", "lvm2-*", "multipathd.*",
+    "x0tta6bl4.service",
+    "x0tta6bl4@*.service",  # the daemon would cut off the branch it sits on
+    "dbus.*",
+    "dbus-broker.*",
+    "dbus-org.freedesktop.*",
+    "messagebus.*",
+    "init.*",
+    "systemd-*",
+    "user@*",
+    "user-runtime-dir@*",
+    "emergency.*",
+    "rescue.*",
+    "initrd-*",
+    "plymouth-*",
+    "polkit.*",
+    "cryptsetup*",
+    "lvm2-*",
+    "multipathd.*",
 )
 BEARABLE = ("systemd-resolved.service", "systemd-timesyncd.service")
 """Those of systemd's own services that can be restarted without anybody noticing."""
@@ -62,8 +76,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("restart", "stops the unit if it is active, and starts it", RestartArgs),
     Action("reload", "asks the unit to read its configuration again", ReloadArgs, on_unknown="retry"),
     Action("kill", "sends a signal to the unit's processes", KillArgs),
-    Action("reset-failed", "makes systemd forget the unit's failures and its start limit", ReloadArgs,
-           on_unknown="retry"),
+    Action(
+        "reset-failed", "makes systemd forget the unit's failures and its start limit", ReloadArgs, on_unknown="retry"
+    ),
 )
 
 
@@ -82,8 +97,11 @@ class SystemdExecutor:
             idle = self._nothing_to_do(verb, args, unit)
             if idle is not None:
                 return f"would do nothing: {idle.detail}"
-        kill = f", and kill after {args.grace:g} s what has not ended" if (
-            isinstance(args, RestartArgs) and args.grace is not None and verb != "start") else ""
+        kill = (
+            f", and kill after {args.grace:g} s what has not ended"
+            if (isinstance(args, RestartArgs) and args.grace is not None and verb != "start")
+            else ""
+        )
         by = f" with {signal_name(args.signal)}" if isinstance(args, KillArgs) else ""
         reset = "reset-failed and " if verb in ("start", "restart") and unit.active_state == "failed" else ""
         return f"would {reset}{verb} {name}{by}{kill}; it is {_state(unit)}"
@@ -176,9 +194,7 @@ class SystemdExecutor:
             raise StepRefused(f"{step.action}: {name!r} is no unit's name")
         if any(fnmatchcase(name, pattern) for pattern in self.config.never):
             raise StepRefused(f"{step.action}: {name} is among those that are never acted on")
-        if not name.endswith(KINDS) or (
-            name not in BEARABLE and any(fnmatchcase(name, pattern) for pattern in NEVER)
-        ):
+        if not name.endswith(KINDS) or (name not in BEARABLE and any(fnmatchcase(name, pattern) for pattern in NEVER)):
             raise StepRefused(f"{step.action}: the host or the daemon stands on {name}; it is left alone")
 
 

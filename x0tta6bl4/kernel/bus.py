@@ -22,8 +22,21 @@ log = logging.getLogger("x0tta6bl4.kernel.bus")
 class Subscription:
     """One handler's place at the bus: its queue and its figures. Calling it ends it; a second call does nothing."""
 
-    __slots__ = ("_bus", "_ended", "_failing_since", "_full", "_queue", "_streak", "_wake",
-                 "delivered", "event_type", "failed", "handler", "missed", "timed_out")
+    __slots__ = (
+        "_bus",
+        "_ended",
+        "_failing_since",
+        "_full",
+        "_queue",
+        "_streak",
+        "_wake",
+        "delivered",
+        "event_type",
+        "failed",
+        "handler",
+        "missed",
+        "timed_out",
+    )
 
     def __init__(self, bus: "EventBus", event_type: EventType | None, handler: Handler) -> None:
         self._bus = bus
@@ -118,8 +131,11 @@ class EventBus:
             self._dropped[event.event_type] += 1
             if not self._refusing:
                 self._refusing = True
-                log.warning("the event queue of %d is full; events are dropped, this one is %s",
-                            self._max, event.event_type.value)
+                log.warning(
+                    "the event queue of %d is full; events are dropped, this one is %s",
+                    self._max,
+                    event.event_type.value,
+                )
             return False
         self._queue.append(event)
         self._history.append(event)
@@ -166,7 +182,7 @@ class EventBus:
             return list(self._history)
         if limit < 0:
             raise ValueError(f"limit must not be negative, is {limit}")
-        return list(self._history)[max(0, len(self._history) - limit):]
+        return list(self._history)[max(0, len(self._history) - limit) :]
 
     # -- subscribing
 
@@ -286,8 +302,9 @@ class EventBus:
             self._miss(subscription, event)
             if not subscription._full:
                 subscription._full = True
-                log.warning("handler %s is too slow: its queue of %d is full and it misses events",
-                            subscription.name, self._max)
+                log.warning(
+                    "handler %s is too slow: its queue of %d is full and it misses events", subscription.name, self._max
+                )
             return
         subscription._queue.append(event)
         self._pending += 1
@@ -305,8 +322,9 @@ class EventBus:
             if not subscription._queue:
                 if subscription._full:
                     subscription._full = False
-                    log.info("handler %s has caught up; it missed %d events so far",
-                             subscription.name, subscription.missed)
+                    log.info(
+                        "handler %s has caught up; it missed %d events so far", subscription.name, subscription.missed
+                    )
                 wake.clear()
                 await wake.wait()
                 continue
@@ -337,8 +355,12 @@ class EventBus:
     def _went_well(self, subscription: Subscription) -> None:
         subscription.delivered += 1
         if subscription._streak:
-            log.info("handler %s works again, after %d failures in %.1f s", subscription.name, subscription._streak,
-                     asyncio.get_running_loop().time() - subscription._failing_since)
+            log.info(
+                "handler %s works again, after %d failures in %.1f s",
+                subscription.name,
+                subscription._streak,
+                asyncio.get_running_loop().time() - subscription._failing_since,
+            )
             subscription._streak = 0
 
     def _went_wrong(self, subscription: Subscription, event: Event, failure: Failure) -> None:
@@ -348,9 +370,15 @@ class EventBus:
         subscription._streak += 1
         if subscription._streak == 1:
             subscription._failing_since = asyncio.get_running_loop().time()
-            log.error("handler %s fails on %s %s: %s: %s; said once until it works again", subscription.name,
-                      event.event_type.value, event.event_id, failure.error, failure.message,
-                      exc_info=failure.exception)
+            log.error(
+                "handler %s fails on %s %s: %s: %s; said once until it works again",
+                subscription.name,
+                event.event_type.value,
+                event.event_id,
+                failure.error,
+                failure.message,
+                exc_info=failure.exception,
+            )
 
     def _miss(self, subscription: Subscription, event: Event) -> None:
         subscription.missed += 1

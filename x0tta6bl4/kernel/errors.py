@@ -9,7 +9,8 @@ X0tError
       StepRefused         ... will not help: tell a human
   StoreError              what must be remembered could not be written: nothing may be done
     TamperedError         the audit chain does not hold: say where
-  CacheError, QueueError, ProviderError, CircuitOpenError, RateLimitExceededError, ... are not born before their raisers.
+  CacheError, QueueError, ProviderError, CircuitOpenError, RateLimitExceededError, ... are not born before their
+  raisers.
 """
 
 from collections.abc import Mapping, Sequence

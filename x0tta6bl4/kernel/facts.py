@@ -12,7 +12,9 @@ NOTHING: Attributes = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A number about a subject. A metric that ends in ``_up`` is a yes (1) or no (0), and a no wakes the loop at once."""
+    """A number about a subject. A metric that ends in ``_up`` is a yes (1) or no (0), and a no wakes the loop
+    at once.
+    """
 
     source: str
     """The monitor instance that saw it."""
@@ -129,7 +131,9 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """How a step proves itself: the incident's healthy signs within ``within`` seconds, and then for ``hold`` on end."""
+    """How a step proves itself: the incident's healthy signs within ``within`` seconds, and then for ``hold``
+    on end.
+    """
 
     within: float = 30.0
     hold: float = 3.0

@@ -27,7 +27,9 @@ Changed = Callable[[str, bool], None]
 
 
 class FeatureFlags:
-    """The flags as they are now. Whoever stores them calls ``load``; whoever must react registers with ``on_change``."""
+    """The flags as they are now. Whoever stores them calls ``load``; whoever must react registers with
+    ``on_change``.
+    """
 
     def __init__(self, initial: Mapping[str, bool] | None = None) -> None:
         self._values = {flag.name: flag.default for flag in FLAGS}
@@ -67,7 +69,12 @@ def known_flag(name: str) -> str:
         return name
     near = get_close_matches(name, NAMES, n=1)
     raise ConfigError(
-        [Problem(f"flags.{name}", "there is no such flag",
-                 hint=f"did you mean {near[0]}?" if near else f"there are: {', '.join(NAMES)}")],
+        [
+            Problem(
+                f"flags.{name}",
+                "there is no such flag",
+                hint=f"did you mean {near[0]}?" if near else f"there are: {', '.join(NAMES)}",
+            )
+        ],
         remedy="use one of the flags that `x0tta6bl4 flags` lists",
     )

@@ -55,7 +55,8 @@ class Ledger:
         if wall < told:
             self._records = deque(
                 replace(r, at=min(r.at, wall), ended_at=None if r.ended_at is None else min(r.ended_at, wall))
-                for r in self._records)
+                for r in self._records
+            )
 
     def ended(self, step_id: str, result: Result, at: float) -> None:
         for index in range(len(self._records) - 1, -1, -1):
@@ -169,11 +170,13 @@ class Guard:
 
 def _kill_switch(guard: Guard, case: Case) -> Verdict | None:
     if guard.standing.store_trouble:
-        return Verdict("kill switch", Answer.DENY,
-                       f"what is done could not be journaled: {guard.standing.store_trouble}")
+        return Verdict(
+            "kill switch", Answer.DENY, f"what is done could not be journaled: {guard.standing.store_trouble}"
+        )
     if not guard.flags.is_enabled("auto_healing"):
-        return Verdict("kill switch", Answer.DENY,
-                       "auto_healing is off; `x0tta6bl4 flags auto_healing on` lets it act again")
+        return Verdict(
+            "kill switch", Answer.DENY, "auto_healing is off; `x0tta6bl4 flags auto_healing on` lets it act again"
+        )
     return None
 
 
@@ -183,13 +186,17 @@ def _mode(guard: Guard, case: Case) -> Verdict | None:
     mode = stricter.mode
     if not case.action.disruptive and mode != "observe":
         return Verdict("mode", Answer.ALLOW, "telling a human changes nothing")
-    if mode == "auto":
+    unsure = _may_have_been_done(guard, case)
+    if mode == "auto" and not unsure:
         return Verdict("mode", Answer.ALLOW, f"{stricter.name} is in mode auto")
     if mode == "observe":
         return Verdict("mode", Answer.DENY, f"{stricter.name} is in mode observe: it is only watched")
     if mode == "suggest":
-        return Verdict("mode", Answer.DENY,
-                       f"{stricter.name} is in mode suggest: would do {case.step.action} on {case.step.target}")
+        return Verdict(
+            "mode",
+            Answer.DENY,
+            f"{stricter.name} is in mode suggest: would do {case.step.action} on {case.step.target}",
+        )
     approval = guard.standing.approvals.get(case.plan.id)
     if approval is not None and approval.state == "approved" and approval.expires > case.wall:
         by = f" ({approval.why})" if approval.why else ""
@@ -198,7 +205,18 @@ def _mode(guard: Guard, case: Case) -> Verdict | None:
         why = f": {approval.why}" if approval.why else ""
         return Verdict("mode", Answer.DENY, f"rejected by {approval.who}{why}")
     until = approval.expires if approval is not None and approval.expires > case.wall else None
-    return Verdict("mode", Answer.HOLD, f"waits for approval: `x0tta6bl4 approve {case.plan.id}`", until)
+    return Verdict("mode", Answer.HOLD, f"{unsure}waits for approval: `x0tta6bl4 approve {case.plan.id}`", until)
+
+
+def _may_have_been_done(guard: Guard, case: Case) -> str:
+    """What must not be done twice, and may have been done already, is for a person to decide, whatever the mode."""
+    if case.action.on_unknown != "ask" and case.step.on_unknown != "ask":
+        return ""
+    for record in reversed(guard.ledger.of_target(case.target.name)):
+        if record.action == case.step.action and record.result is not None:
+            unknown = record.result == Result.UNVERIFIED and record.incident == case.incident.id
+            return f"{record.action} may have been done already, and nobody knows whether it was; " if unknown else ""
+    return ""
 
 
 def _allowlist(guard: Guard, case: Case) -> Verdict | None:
@@ -230,8 +248,11 @@ def window_end(window: Maintenance, wall: float) -> float | None:
     if window.begins_at is not None and window.ends_at is not None:
         return window.ends_at if window.begins_at <= wall < window.ends_at else None
     assert window.start is not None and window.end is not None, "a weekly window has both"
-    here = datetime.fromtimestamp(wall, ZoneInfo(window.timezone)) if window.timezone else \
-        datetime.fromtimestamp(wall).astimezone()
+    here = (
+        datetime.fromtimestamp(wall, ZoneInfo(window.timezone))
+        if window.timezone
+        else datetime.fromtimestamp(wall).astimezone()
+    )
     for back in (0, 1):
         day = (here - timedelta(days=back)).date()
         begins = datetime.combine(day, window.start, here.tzinfo)
@@ -247,12 +268,14 @@ def _other_healers(guard: Guard, case: Case) -> Verdict | None:
     sight = guard.sight
     job = sight.latest(name, "unit_job")
     if job is not None and job.value >= 1:
-        return Verdict("other healers", Answer.HOLD, f"systemd has a {job.detail} job for it under way",
-                       case.wall + 1.0)
+        return Verdict(
+            "other healers", Answer.HOLD, f"systemd has a {job.detail} job for it under way", case.wall + 1.0
+        )
     restarting = sight.latest(name, "unit_auto_restart")
     if restarting is not None and restarting.value >= 1:
-        return Verdict("other healers", Answer.HOLD, f"systemd's own Restart= is at it ({restarting.detail})",
-                       case.wall + 1.0)
+        return Verdict(
+            "other healers", Answer.HOLD, f"systemd's own Restart= is at it ({restarting.detail})", case.wall + 1.0
+        )
     stopped = sight.latest(name, "unit_stopped_on_purpose")
     if stopped is not None and stopped.value >= 1:
         return Verdict("other healers", Answer.DENY, stopped.detail or "somebody stopped it on purpose")
@@ -268,11 +291,17 @@ def _precondition(guard: Guard, case: Case) -> Verdict | None:
         return Verdict("precondition", Answer.DENY, f"the symptom is gone: {signs}")
     if case.action.disruptive:
         failing = [c for c in incident.healthy_when if not guard.sight.holds(c, incident.subject)]
-        sources = {seen.source for c in failing
-                   if (seen := guard.sight.latest(c.subject or incident.subject, c.metric)) is not None}
+        sources = {
+            seen.source
+            for c in failing
+            if (seen := guard.sight.latest(c.subject or incident.subject, c.metric)) is not None
+        }
         if sources and sources <= guard.sight.blind_instances.keys():
-            return Verdict("precondition", Answer.HOLD,
-                           f"{', '.join(sorted(sources))} cannot see any more: whether it still fails is not known")
+            return Verdict(
+                "precondition",
+                Answer.HOLD,
+                f"{', '.join(sorted(sources))} cannot see any more: whether it still fails is not known",
+            )
     return None
 
 
@@ -319,11 +348,17 @@ def _variety(guard: Guard, case: Case) -> Verdict | None:
     if case.under_way:
         return None
     latest, count = guard.ledger.equal_tries(case.subject.name, case.wall, guard.policy.backoff.decay)
-    if (latest == case.step.action and count >= guard.policy.equal_tries
-            and guard.ledger.latest_target(case.subject.name) == case.target.name):
-        return Verdict("variety", Answer.HOLD,
-                       f"{latest} was tried {count} times in a row; another step or a human comes first",
-                       case.wall + guard.policy.backoff.cap)
+    if (
+        latest == case.step.action
+        and count >= guard.policy.equal_tries
+        and guard.ledger.latest_target(case.subject.name) == case.target.name
+    ):
+        return Verdict(
+            "variety",
+            Answer.HOLD,
+            f"{latest} was tried {count} times in a row; another step or a human comes first",
+            case.wall + guard.policy.backoff.cap,
+        )
     return None
 
 
@@ -331,8 +366,12 @@ def _within(budget: Budget, what: str, records: Sequence[ActionRecord]) -> Verdi
     if len(records) < budget.count:
         return None
     until = records[len(records) - budget.count].at + budget.window if budget.count else None
-    return Verdict("budget", Answer.HOLD,
-                   f"{len(records)} of {budget.count} actions in {budget.window:g} s are spent for {what}", until)
+    return Verdict(
+        "budget",
+        Answer.HOLD,
+        f"{len(records)} of {budget.count} actions in {budget.window:g} s are spent for {what}",
+        until,
+    )
 
 
 def _budgets(guard: Guard, case: Case) -> Verdict | None:
@@ -346,11 +385,17 @@ def _budgets(guard: Guard, case: Case) -> Verdict | None:
         # A service whose trouble is over must not stay down for the rest of the window: spent means slow, not never.
         thinned = own[-1].at + policy.backoff.cap
         spent = replace(spent, until=min(thinned, spent.until or thinned)) if thinned > wall else None
-    spent = spent or _within(policy.per_kind, action, ledger.since(
-        wall - policy.per_kind.window, lambda r: r.disruptive and r.action == action))
+    spent = spent or _within(
+        policy.per_kind,
+        action,
+        ledger.since(wall - policy.per_kind.window, lambda r: r.disruptive and r.action == action),
+    )
     if group:
-        spent = spent or _within(policy.per_group, f"group {group}", ledger.since(
-            wall - policy.per_group.window, lambda r: r.disruptive and r.group == group))
+        spent = spent or _within(
+            policy.per_group,
+            f"group {group}",
+            ledger.since(wall - policy.per_group.window, lambda r: r.disruptive and r.group == group),
+        )
     return spent
 
 
@@ -366,7 +411,9 @@ def _share(guard: Guard, case: Case) -> Verdict | None:
     total = max(1, len(guard.sight.subjects))
     limit = max(guard.policy.share.at_least, int(guard.policy.share.max * total))
     if len(busy) >= limit:
-        return Verdict("share", Answer.HOLD, f"{len(busy)} of {total} subjects are in treatment; at most {limit} may be")
+        return Verdict(
+            "share", Answer.HOLD, f"{len(busy)} of {total} subjects are in treatment; at most {limit} may be"
+        )
     return None
 
 
@@ -382,9 +429,12 @@ def _storm(guard: Guard, case: Case) -> Verdict | None:
         first = records[last - storm.count + 1]
         until = records[last].at + storm.cooldown
         if records[last].at - first.at <= storm.window and until > case.wall:
-            return Verdict("storm brake", Answer.HOLD,
-                           f"{storm.count} actions within {storm.window:g} s: everything rests, so that a human can look",
-                           until)
+            return Verdict(
+                "storm brake",
+                Answer.HOLD,
+                f"{storm.count} actions within {storm.window:g} s: everything rests, so that a human can look",
+                until,
+            )
     return None
 
 
@@ -408,7 +458,12 @@ def _circuit(guard: Guard, case: Case) -> Verdict | None:
         return None
     until = last_end + circuit.cooldown
     if case.wall < until:
-        return Verdict("circuit", Answer.HOLD, f"{case.step.action} failed {failed} times in a row on {len(failed_on)} targets", until)
+        return Verdict(
+            "circuit",
+            Answer.HOLD,
+            f"{case.step.action} failed {failed} times in a row on {len(failed_on)} targets",
+            until,
+        )
     if running:
         return Verdict("circuit", Answer.HOLD, f"one {case.step.action} is trying whether it works again")
     return None

@@ -35,7 +35,9 @@ class Changes:
 
 
 class Incidents:
-    """The open ones, and those closed a short while ago. Owned by the loop; durable through the knowledge it writes to."""
+    """The open ones, and those closed a short while ago. Owned by the loop; durable through the knowledge it
+    writes to.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -67,8 +69,9 @@ class Incidents:
     def known(self, incident: Incident) -> Incident:
         """That incident as it is by now, open or closed."""
         key = (incident.subject, incident.fault)
-        return next((i for i in (self._open.get(key), self._closed.get(key)) if i is not None and i.id == incident.id),
-                    incident)
+        return next(
+            (i for i in (self._open.get(key), self._closed.get(key)) if i is not None and i.id == incident.id), incident
+        )
 
     def of_subject(self, subject: str) -> list[Incident]:
         return [i for (name, _), i in self._open.items() if name == subject]
@@ -80,9 +83,13 @@ class Incidents:
     def found_again(self, incident: Incident, since: float) -> list[Finding]:
         """What turns later than that moment have found that says it is not over: the fault, or another by its signs."""
         signs = set(incident.healthy_when)
-        return [f for (name, fault), f in self._findings.items()
-                if name == incident.subject and self._found_at.get((name, fault), since) > since
-                and (fault == incident.fault or not signs.isdisjoint(f.healthy_when))]
+        return [
+            f
+            for (name, fault), f in self._findings.items()
+            if name == incident.subject
+            and self._found_at.get((name, fault), since) > since
+            and (fault == incident.fault or not signs.isdisjoint(f.healthy_when))
+        ]
 
     def put(self, incident: Incident) -> None:
         """The responder moves an incident on."""
@@ -97,8 +104,11 @@ class Incidents:
         else:
             self._open[key] = incident
 
-    def take(self, findings: Sequence[Finding], view: View) -> Changes:
-        """One turn's findings. What is in scope and was not found again is looked at for its end."""
+    def take(self, findings: Sequence[Finding], view: View, *, complete: bool = True) -> Changes:
+        """One turn's findings. What is in scope and was not found again is looked at for its end.
+
+        Not ``complete``: an analyzer failed, so that its silence about what no probe can prove means nothing.
+        """
         now, wall = view.now, self._clock.wall()
         opened: list[Incident] = []
         changed: list[Incident] = []
@@ -128,6 +138,8 @@ class Incidents:
             self._findings.pop(key, None)
             if incident.state is IncidentState.RESPONDING:
                 continue
+            if not complete and not incident.healthy_when:
+                self._last_found[incident.id] = now
             ended, look_again = self._ended(incident, view)
             if ended:
                 done = replace(
@@ -147,9 +159,18 @@ class Incidents:
         onset = min(wall, wall - (self._clock.monotonic() - finding.since)) if finding.since else wall
         if before is not None and wall - (before.closed_at or 0) <= REOPEN:
             return replace(
-                before, state=IncidentState.OPEN, closed_at=None, ended="", reopened=before.reopened + 1,
-                onset_at=onset, severity=finding.severity, summary=finding.summary, because=_reasons(finding),
-                healthy_when=finding.healthy_when, data=finding.data, updated_at=wall,
+                before,
+                state=IncidentState.OPEN,
+                closed_at=None,
+                ended="",
+                reopened=before.reopened + 1,
+                onset_at=onset,
+                severity=finding.severity,
+                summary=finding.summary,
+                because=_reasons(finding),
+                healthy_when=finding.healthy_when,
+                data=finding.data,
+                updated_at=wall,
             )
         return Incident(
             id=f"inc-{int(wall * 1000):012x}{secrets.token_hex(3)}",
@@ -198,8 +219,11 @@ class Incidents:
                 trouble = f"something is being done to {name}"
             else:
                 # Its own probe may fail already while its analyzer still counts: the dependent must not win that race.
-                failing = [m for m in ("process_up", "unit_up", "health_up", "work_up")
-                           if (s := view.sight.streak(name, m)) is not None and not s.up]
+                failing = [
+                    m
+                    for m in ("process_up", "unit_up", "health_up", "work_up")
+                    if (s := view.sight.streak(name, m)) is not None and not s.up
+                ]
                 if failing:
                     trouble = f"{name} does not look well either ({', '.join(failing)})"
                 else:
@@ -212,13 +236,19 @@ class Incidents:
                 return f"gives itself {DEPENDENCY_SETTLE:g} s to recover now that {name} is well again"
         return ""
 
-
     def _unheard(self, name: str, incident: Incident, view: View) -> str:
-        """A dependency that hangs is silent before it is found to hang: it must have answered since the trouble began."""
+        """A dependency that hangs is silent before it is found to hang: it must have answered since the
+        trouble began.
+        """
         finding = self.finding(incident)
         # One that has gone blind will not hear of it again: that is no reason to leave the dependent down for ever.
-        asked = [s for m in ("work_up", "health_up") if (s := view.sight.streak(name, m)) is not None
-                 and (seen := view.latest(name, m)) is not None and seen.source not in view.sight.blind_instances]
+        asked = [
+            s
+            for m in ("work_up", "health_up")
+            if (s := view.sight.streak(name, m)) is not None
+            and (seen := view.latest(name, m)) is not None
+            and seen.source not in view.sight.blind_instances
+        ]
         if finding is None or finding.fault == "dead" or not asked:
             return ""  # what is gone is gone, whatever others say at their next look
         heard = max((s.last_yes for s in asked if s.last_yes is not None), default=None)
@@ -242,15 +272,19 @@ def _below(subjects: Mapping[str, Subject], name: str) -> list[str]:
 def _is_down(incident: Incident, view: View) -> bool:
     """Whether it keeps its subject from answering: a leak, or a certificate that expires, does not."""
     return incident.fault not in ("blind", "overloaded") and any(
-        c.metric.endswith("_up") and not view.sight.holds(c, incident.subject) for c in incident.healthy_when)
+        c.metric.endswith("_up") and not view.sight.holds(c, incident.subject) for c in incident.healthy_when
+    )
 
 
 def _reasons(finding: Finding) -> tuple[str, ...]:
     reasons = []
     for fact in finding.because:
         if isinstance(fact, Observation):
-            reasons.append(f"{fact.metric} is {shown(fact.metric, fact.value)}" + (f": {fact.detail}" if fact.detail else "")
-                           + f" (seen by {fact.source})")
+            reasons.append(
+                f"{fact.metric} is {shown(fact.metric, fact.value)}"
+                + (f": {fact.detail}" if fact.detail else "")
+                + f" (seen by {fact.source})"
+            )
         else:
             reasons.append(f"{fact.kind}" + (f": {fact.detail}" if fact.detail else "") + f" (told by {fact.source})")
     return tuple(reasons)
@@ -259,11 +293,18 @@ def _reasons(finding: Finding) -> tuple[str, ...]:
 def _updated(incident: Incident, finding: Finding, wall: float) -> Incident:
     """The same object when nothing that matters has changed, so that nothing is written for it."""
     worse = finding.severity != incident.severity
-    if not worse and finding.healthy_when == incident.healthy_when and (
-        finding.summary == incident.summary or wall - incident.updated_at < 30
+    if (
+        not worse
+        and finding.healthy_when == incident.healthy_when
+        and (finding.summary == incident.summary or wall - incident.updated_at < 30)
     ):
         return incident
     return replace(
-        incident, severity=finding.severity, summary=finding.summary, because=_reasons(finding),
-        healthy_when=finding.healthy_when, data=finding.data, updated_at=wall,
+        incident,
+        severity=finding.severity,
+        summary=finding.summary,
+        because=_reasons(finding),
+        healthy_when=finding.healthy_when,
+        data=finding.data,
+        updated_at=wall,
     )

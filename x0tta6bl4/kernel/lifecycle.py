@@ -20,13 +20,15 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType({
-    State.IDLE: frozenset({State.PROCESSING, State.STOPPED}),
-    State.PROCESSING: frozenset({State.RESPONDING, State.ERROR, State.IDLE, State.STOPPED}),
-    State.RESPONDING: frozenset({State.IDLE, State.ERROR, State.STOPPED}),
-    State.ERROR: frozenset({State.IDLE, State.STOPPED}),
-    State.STOPPED: frozenset({State.IDLE}),
-})
+TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        State.IDLE: frozenset({State.PROCESSING, State.STOPPED}),
+        State.PROCESSING: frozenset({State.RESPONDING, State.ERROR, State.IDLE, State.STOPPED}),
+        State.RESPONDING: frozenset({State.IDLE, State.ERROR, State.STOPPED}),
+        State.ERROR: frozenset({State.IDLE, State.STOPPED}),
+        State.STOPPED: frozenset({State.IDLE}),
+    }
+)
 """Where one may go from each state without force."""
 
 

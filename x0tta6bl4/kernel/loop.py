@@ -122,9 +122,17 @@ class MAPEK:
         self.watching = Watching(self.parts.instances, self.parts.sight, self.parts.clock, self.wake, self.parts.meter)
         self.guard = Guard(self.parts.policy, self.parts.flags, Ledger(), self.standing, self.parts.sight)
         self.responder = Responder(
-            catalogue=self.parts.catalogue, guard=self.guard, incidents=self.incidents, sight=self.parts.sight,
-            watching=self.watching, knowledge=self.parts.knowledge, planner=self.parts.planner, clock=self.parts.clock,
-            meter=self.parts.meter, told=self._tell, eased=self._wake_held,
+            catalogue=self.parts.catalogue,
+            guard=self.guard,
+            incidents=self.incidents,
+            sight=self.parts.sight,
+            watching=self.watching,
+            knowledge=self.parts.knowledge,
+            planner=self.parts.planner,
+            clock=self.parts.clock,
+            meter=self.parts.meter,
+            told=self._tell,
+            eased=self._wake_held,
         )
         self.first_turn = asyncio.Event()
         self._status = "stopped"
@@ -227,8 +235,11 @@ class MAPEK:
         self._ready = True
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
         self.responder.epoch = await knowledge.boot()
-        closed = [i for i in await knowledge.incidents(IncidentState.CLOSED, limit=1000)
-                  if wall - (i.closed_at or 0.0) < REOPEN]
+        closed = [
+            i
+            for i in await knowledge.incidents(IncidentState.CLOSED, limit=1000)
+            if wall - (i.closed_at or 0.0) < REOPEN
+        ]
         self.incidents.load(await knowledge.open_incidents(), closed)
         self.guard.ledger = Ledger(await knowledge.actions_since(wall - 86400.0))
         await self._refresh()
@@ -360,8 +371,7 @@ class MAPEK:
                     raise
                 self.timeouts += 1
                 draft = replace(draft, result="timeout")
-                log.error("the turn took too long and was cut off",
-                          extra={"cycle": number, "timeout": self.timeout})
+                log.error("the turn took too long and was cut off", extra={"cycle": number, "timeout": self.timeout})
                 self.lifecycle.transition_to(State.PROCESSING, trigger)
                 self.lifecycle.transition_to(State.ERROR, f"longer than {self.timeout:g} s")
             self._came_to_rest()
@@ -374,8 +384,15 @@ class MAPEK:
             self.parts.meter.count("x0tta6bl4_mapek_cycles_total", trigger=trigger, result=turn.result)
             self.parts.meter.observe("x0tta6bl4_mapek_cycle_duration_seconds", turn.seconds, phase="total")
             if self.parts.flags.is_enabled("monitoring_verbose"):
-                log.info("turn", extra={"cycle": number, "trigger": trigger, "findings": len(turn.findings),
-                                        "seconds": round(turn.seconds, 4)})
+                log.info(
+                    "turn",
+                    extra={
+                        "cycle": number,
+                        "trigger": trigger,
+                        "findings": len(turn.findings),
+                        "seconds": round(turn.seconds, 4),
+                    },
+                )
             return turn
 
     def _came_to_rest(self) -> None:
@@ -418,7 +435,7 @@ class MAPEK:
         view = View(parts.sight, clock.monotonic(), scope, parts.sight.take_occurrences(scope))
         with self._stage("2.0_ANALYZE", thread):
             findings = await self._analyze(view)
-            changes = self.incidents.take(findings, view)
+            changes = self.incidents.take(findings, view, complete=not self._failing_analyzers)
             for finding in findings:
                 parts.sight.nudge(finding.subject)
         at = mark("analyze", at)
@@ -456,6 +473,7 @@ class MAPEK:
     async def _analyze(self, view: View) -> list[Finding]:
         findings: list[Finding] = []
         for analyzer in self.parts.analyzers:
+
             async def judged(analyzer: Analyzer = analyzer) -> Sequence[Finding]:
                 return [f for f in analyzer.analyze(view) if not self._is_our_own_doing(f)]
 
@@ -464,8 +482,11 @@ class MAPEK:
                 self.parts.meter.count("x0tta6bl4_plugin_failures_total", instance=analyzer.name, kind=found.error)
                 if analyzer.name not in self._failing_analyzers:
                     self._failing_analyzers.add(analyzer.name)
-                    log.error("an analyzer fails", exc_info=found.exception,
-                              extra={"instance": analyzer.name, "reason": found.message})
+                    log.error(
+                        "an analyzer fails",
+                        exc_info=found.exception,
+                        extra={"instance": analyzer.name, "reason": found.message},
+                    )
                 continue
             if analyzer.name in self._failing_analyzers:
                 self._failing_analyzers.discard(analyzer.name)
@@ -494,11 +515,17 @@ class MAPEK:
                 self.wake_at(instance, since + BLIND_AFTER)
                 continue
             whom = f"; nothing is known of {', '.join(subjects)} through it" if subjects else ""
-            found.append(Finding(
-                analyzer="kernel", subject=instance, fault="blind", severity=Severity.WARNING, since=since,
-                summary=f"the monitor {instance} cannot see: {reason}{whom}",
-                because=(Observation(instance, instance, "sees", 0.0, since, reason),),
-            ))
+            found.append(
+                Finding(
+                    analyzer="kernel",
+                    subject=instance,
+                    fault="blind",
+                    severity=Severity.WARNING,
+                    since=since,
+                    summary=f"the monitor {instance} cannot see: {reason}{whom}",
+                    because=(Observation(instance, instance, "sees", 0.0, since, reason),),
+                )
+            )
         return found
 
     def _to_plan(self, view: View) -> list[Incident]:
@@ -508,9 +535,14 @@ class MAPEK:
             # Who waits for a subject in scope is concerned as well.
             scope = scope | {n for n, s in view.sight.subjects.items() if any(d in view.scope for d in s.depends_on)}  # type: ignore[operator]  # narrowed above
         return sorted(
-            (i for i in self.incidents.open if (scope is None or i.subject in scope)
-             and i.state is not IncidentState.RESPONDING and i.subject not in self.standing.in_treatment
-             and self.incidents.finding(i) is not None),
+            (
+                i
+                for i in self.incidents.open
+                if (scope is None or i.subject in scope)
+                and i.state is not IncidentState.RESPONDING
+                and i.subject not in self.standing.in_treatment
+                and self.incidents.finding(i) is not None
+            ),
             key=lambda i: (RANK[i.severity], i.opened_at),
         )
 
@@ -518,11 +550,19 @@ class MAPEK:
         subjects, ledger = self.parts.sight.subjects, self.guard.ledger
         subject, wall = incident.subject, self.parts.clock.wall()
         latest, equal = ledger.equal_tries(subject, wall, self.parts.policy.backoff.decay)
-        return Situation(subject_of(subjects, subject), wall, subjects, equal, latest, ledger.latest_target(subject),
-                         ledger.done_for(incident.id))
+        return Situation(
+            subject_of(subjects, subject),
+            wall,
+            subjects,
+            equal,
+            latest,
+            ledger.latest_target(subject),
+            ledger.done_for(incident.id),
+        )
 
     async def _planned(self, incident: Incident, view: View) -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
         """A planner that fails about one incident fails about that one only."""
+
         async def planned() -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
             return self._plan(incident, view)
 
@@ -531,8 +571,11 @@ class MAPEK:
             return found
         self.parts.meter.count("x0tta6bl4_plugin_failures_total", instance=self.parts.planner.name, kind=found.error)
         if self._told_decisions.get(incident.id, ("",))[0] != "planner":
-            log.error("the planner fails", exc_info=found.exception,
-                      extra={"subject": incident.subject, "incident": incident.id, "reason": found.message})
+            log.error(
+                "the planner fails",
+                exc_info=found.exception,
+                extra={"subject": incident.subject, "incident": incident.id, "reason": found.message},
+            )
         return None, incident, (Verdict("planner", Answer.DENY, f"the planner fails: {found.error}: {found.message}"),)
 
     def _plan(self, incident: Incident, view: View) -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
@@ -547,7 +590,11 @@ class MAPEK:
             self.incidents.put(incident)
         plan = self.parts.planner.plan(incident, self._situation(incident))
         if plan is None:
-            return None, incident, (Verdict("planner", Answer.DENY, f"no rule says what to do about {incident.fault!r}"),)
+            return (
+                None,
+                incident,
+                (Verdict("planner", Answer.DENY, f"no rule says what to do about {incident.fault!r}"),),
+            )
         return plan, incident, ()
 
     def _judge(self, plan: Plan, incident: Incident, view: View) -> tuple[Verdict, ...]:
@@ -606,8 +653,11 @@ class MAPEK:
                 if isinstance(ended.exception, StoreError):
                     self._store_failed(ended.exception)
                 else:
-                    log.error("a response failed", exc_info=ended.exception,
-                              extra={"subject": subject, "reason": ended.message})
+                    log.error(
+                        "a response failed",
+                        exc_info=ended.exception,
+                        extra={"subject": subject, "reason": ended.message},
+                    )
                 left = self.incidents.get(subject, incident.fault)
                 if left is not None and left.state is IncidentState.RESPONDING:
                     self.incidents.put(replace(left, state=IncidentState.OPEN))
@@ -631,8 +681,10 @@ class MAPEK:
         incident = await self.parts.knowledge.incident(left.plan.incident)
         if incident is None:
             raise StoreError(f"step {left.step.id} belongs to incident {left.plan.incident}, which is not there")
-        log.warning("a step has an intent and no outcome; looking before deciding",
-                    extra={"step": left.step.id, "action": left.step.action, "target": left.step.target})
+        log.warning(
+            "a step has an intent and no outcome; looking before deciding",
+            extra={"step": left.step.id, "action": left.step.action, "target": left.step.target},
+        )
         current = self.incidents.get(incident.subject, incident.fault) or incident
         self.incidents.put(replace(current, state=IncidentState.RESPONDING, closed_at=None))
         self._treat(current, self._settle(left, current), {left.plan.subject, left.step.target})
@@ -640,8 +692,11 @@ class MAPEK:
     async def _settle(self, left: Unfinished, incident: Incident) -> None:
         await self.watching.look_all()  # the monitors have only just begun
         outcome = await self.responder.settle_unknown(left.step, incident, left.intent_at)
-        self._tell("step", incident.subject, {"step": left.step.id, "action": left.step.action,
-                                              "state": outcome.result.value, "detail": outcome.detail})
+        self._tell(
+            "step",
+            incident.subject,
+            {"step": left.step.id, "action": left.step.action, "state": outcome.result.value, "detail": outcome.detail},
+        )
         if left.plan.rung == ASKING:  # it was no rung of the ladder: whoever approves meanwhile approves that one
             current = self.incidents.get(incident.subject, incident.fault)
             if current is not None and current.state is IncidentState.RESPONDING:
@@ -666,11 +721,20 @@ class MAPEK:
         for incident in opened:
             self.parts.meter.count("x0tta6bl4_incidents_opened_total", fault=incident.fault)
             self.parts.meter.observe("x0tta6bl4_time_to_detect_seconds", max(0.0, wall - incident.onset_at))
-            log.warning("incident opened" if not incident.reopened else "incident opened again",
-                        extra={"incident": incident.id, "subject": incident.subject, "fault": incident.fault,
-                               "summary": incident.summary})
-            self._tell("incident", incident.subject, {"incident": incident.id, "state": "open",
-                                                      "fault": incident.fault, "summary": incident.summary})
+            log.warning(
+                "incident opened" if not incident.reopened else "incident opened again",
+                extra={
+                    "incident": incident.id,
+                    "subject": incident.subject,
+                    "fault": incident.fault,
+                    "summary": incident.summary,
+                },
+            )
+            self._tell(
+                "incident",
+                incident.subject,
+                {"incident": incident.id, "state": "open", "fault": incident.fault, "summary": incident.summary},
+            )
         self._unsaved |= {incident.id: incident for incident in (*opened, *changed, *closed)}
         for incident in tuple(self._unsaved.values()):
             current = self.incidents.known(incident)
@@ -687,8 +751,9 @@ class MAPEK:
             await self._decided(plan, incident, verdicts)
         if view.scope is None:
             rows = [describe(view.sight, self.incidents, name, view.now) for name in sorted(view.sight.subjects)]
-            await knowledge.save_subjects([
-                SubjectState(r.name, r.state, wall - (view.now - r.since), r.summary, wall) for r in rows])
+            await knowledge.save_subjects(
+                [SubjectState(r.name, r.state, wall - (view.now - r.since), r.summary, wall) for r in rows]
+            )
             for row in rows:
                 self.parts.meter.set("x0tta6bl4_subject_up", float(row.state == "well"), subject=row.name)
             for expired in await knowledge.expire_approvals(wall):
@@ -709,11 +774,21 @@ class MAPEK:
     def _closed(self, incident: Incident) -> None:
         self.parts.meter.count("x0tta6bl4_incidents_closed_total", fault=incident.fault, ended=incident.ended)
         self._told_decisions.pop(incident.id, None)
-        log.info("incident closed", extra={
-            "incident": incident.id, "subject": incident.subject, "fault": incident.fault, "ended": incident.ended,
-            "seconds": round((incident.closed_at or 0.0) - incident.onset_at, 3)})
-        self._tell("incident", incident.subject, {"incident": incident.id, "state": "closed", "fault": incident.fault,
-                                                  "ended": incident.ended})
+        log.info(
+            "incident closed",
+            extra={
+                "incident": incident.id,
+                "subject": incident.subject,
+                "fault": incident.fault,
+                "ended": incident.ended,
+                "seconds": round((incident.closed_at or 0.0) - incident.onset_at, 3),
+            },
+        )
+        self._tell(
+            "incident",
+            incident.subject,
+            {"incident": incident.id, "state": "closed", "fault": incident.fault, "ended": incident.ended},
+        )
 
     async def _decided(self, plan: Plan | None, incident: Incident, verdicts: tuple[Verdict, ...]) -> None:
         """Said and written when it changes; a decision that stands is not repeated."""
@@ -721,21 +796,31 @@ class MAPEK:
         approval = self.standing.approvals.get(plan.id) if plan is not None else None
         lapsed = approval is not None and (
             approval.state == "expired"
-            or (approval.state in ("wanted", "approved", "rejected") and approval.expires <= self.parts.clock.wall()))
+            or (approval.state in ("wanted", "approved", "rejected") and approval.expires <= self.parts.clock.wall())
+        )
         if lapsed:
             self._told_decisions.pop(incident.id, None)
-        if (plan is not None and verdict.check in TOLD and verdict.answer is not Answer.ALLOW
-                and not _is_forbidden(plan, verdict)):
+        if (
+            plan is not None
+            and verdict.check in TOLD
+            and verdict.answer is not Answer.ALLOW
+            and not _is_forbidden(plan, verdict)
+        ):
             self._let_know(plan, incident, verdict)  # each time: the guard spaces it out, and a lost one is sent anew
         said = (verdict.check, verdict.answer.value, plan.id if plan else "")
         if self._told_decisions.get(incident.id) == said:
             return
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
-        if plan is not None and verdict.check == "mode" and verdict.answer is Answer.HOLD and (
-                approval is None or lapsed):
+        if (
+            plan is not None
+            and verdict.check == "mode"
+            and verdict.answer is Answer.HOLD
+            and (approval is None or lapsed)
+        ):
             await knowledge.expire_approvals(wall)
             self.standing.approvals[plan.id] = await knowledge.want_approval(
-                plan, wall + self.parts.policy.approval_expires, "; ".join(plan.because[:3]))
+                plan, wall + self.parts.policy.approval_expires, "; ".join(plan.because[:3])
+            )
         if plan is not None and verdict.answer is not Answer.ALLOW:
             await knowledge.save_plan(plan)
         nothing = Plan("", incident.id, incident.subject, incident.fault, "", "", (_NO_STEP,), ())
@@ -744,21 +829,45 @@ class MAPEK:
         self._told_decisions[incident.id] = said
         self.parts.meter.count("x0tta6bl4_guard_decisions_total", check=verdict.check, answer=verdict.answer.value)
         if verdict.answer is not Answer.ALLOW:
-            log.info("not acting" if verdict.answer is Answer.DENY else "holding back",
-                     extra={"subject": incident.subject, "incident": incident.id, "check": verdict.check,
-                            "reason": verdict.sentence})
-        self._tell("decision", incident.subject, {
-            "incident": incident.id, "plan": plan.id if plan else None, "check": verdict.check,
-            "answer": verdict.answer.value, "sentence": verdict.sentence, "until": verdict.until})
+            log.info(
+                "not acting" if verdict.answer is Answer.DENY else "holding back",
+                extra={
+                    "subject": incident.subject,
+                    "incident": incident.id,
+                    "check": verdict.check,
+                    "reason": verdict.sentence,
+                },
+            )
+        self._tell(
+            "decision",
+            incident.subject,
+            {
+                "incident": incident.id,
+                "plan": plan.id if plan else None,
+                "check": verdict.check,
+                "answer": verdict.answer.value,
+                "sentence": verdict.sentence,
+                "until": verdict.until,
+            },
+        )
 
     def _let_know(self, plan: Plan, incident: Incident, verdict: Verdict) -> None:
         """Where a person is to decide or to act, a person hears of it; the same channel and journal as any step."""
         id = f"{plan.id}-ask{int(self.parts.clock.wall() * 1000):x}"  # each message has an intent of its own
         step = Step(
-            id=f"{id}.1", action="notify.human", target=incident.subject, timeout=20.0, expect=None,
-            args={"title": f"{incident.subject}: {incident.fault}", "incident": incident.id,
-                  "text": f"{incident.summary}. {verdict.sentence}", "severity": incident.severity.value,
-                  "reasons": list(incident.because)})
+            id=f"{id}.1",
+            action="notify.human",
+            target=incident.subject,
+            timeout=20.0,
+            expect=None,
+            args={
+                "title": f"{incident.subject}: {incident.fault}",
+                "incident": incident.id,
+                "text": f"{incident.summary}. {verdict.sentence}",
+                "severity": incident.severity.value,
+                "reasons": list(incident.because),
+            },
+        )
         asking = replace(plan, id=id, rung=ASKING, steps=(step,))
         verdicts = self.responder.judge(asking, incident)
         key = f"{incident.id}/ask"
@@ -791,9 +900,9 @@ def _installed_parts() -> Parts:
             parts = point.load()()
             assert isinstance(parts, Parts)
             return parts
-    raise ConfigError("MAPEK() without parts needs the installed package",
-                      remedy="install it (`pip install -e .`), or hand parts in")
-
+    raise ConfigError(
+        "MAPEK() without parts needs the installed package", remedy="install it (`pip install -e .`), or hand parts in"
+    )
 
 
 _NO_STEP = Step("", "", "")

@@ -378,22 +378,26 @@ def occurrence_from(plain: Plain) -> Occurrence:
 
 
 def finding_from(plain: Plain) -> Finding:
-    return Finding(**{
-        **plain,
-        "severity": Severity(plain["severity"]),
-        "because": tuple(observation_from(b) if "metric" in b else occurrence_from(b) for b in plain["because"]),
-        "healthy_when": tuple(map(condition_from, plain["healthy_when"])),
-    })
+    return Finding(
+        **{
+            **plain,
+            "severity": Severity(plain["severity"]),
+            "because": tuple(observation_from(b) if "metric" in b else occurrence_from(b) for b in plain["because"]),
+            "healthy_when": tuple(map(condition_from, plain["healthy_when"])),
+        }
+    )
 
 
 def incident_from(plain: Plain) -> Incident:
-    return Incident(**{
-        **plain,
-        "state": IncidentState(plain["state"]),
-        "severity": Severity(plain["severity"]),
-        "because": tuple(plain["because"]),
-        "healthy_when": tuple(map(condition_from, plain["healthy_when"])),
-    })
+    return Incident(
+        **{
+            **plain,
+            "state": IncidentState(plain["state"]),
+            "severity": Severity(plain["severity"]),
+            "because": tuple(plain["because"]),
+            "healthy_when": tuple(map(condition_from, plain["healthy_when"])),
+        }
+    )
 
 
 def step_from(plain: Plain) -> Step:

@@ -6,7 +6,18 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
-from x0tta6bl4.kernel.facts import Condition, NOTHING, Attributes, Finding, Incident, Observation, Occurrence, Outcome, Plan, Step
+from x0tta6bl4.kernel.facts import (
+    NOTHING,
+    Attributes,
+    Condition,
+    Finding,
+    Incident,
+    Observation,
+    Occurrence,
+    Outcome,
+    Plan,
+    Step,
+)
 from x0tta6bl4.kernel.memory import Knowledge
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject
@@ -53,7 +64,8 @@ class Monitor(Protocol):
     def name(self) -> str: ...
 
     async def observe(self) -> Sequence[Observation]:
-        """One look. Raises ProbeFailed (or OSError) when it cannot see; never guesses. The kernel bounds and repeats it.
+        """One look. Raises ProbeFailed (or OSError) when it cannot see; never guesses. The kernel bounds and repeats
+        it.
 
         May be called again before the call before has returned, when its instance allows overlapping looks.
         """
@@ -182,7 +194,8 @@ class Plugin(Generic[Config, Built]):
     build: Callable[[str, Config, Tools], Built]
     every: float | None = None
     """Monitors: seconds between looks when the configuration says nothing. None: once a cycle."""
-    timeout: float = 5.0
+    timeout: float | None = 5.0
+    """Monitors: seconds after which a look is cut off when the configuration says nothing. None: it bounds itself."""
     overlap: int = 1
     """Monitors: how many looks may be under way at once."""
 
@@ -192,7 +205,7 @@ def monitor(
     build: Callable[[str, Config, Tools], Monitor],
     *,
     every: float | None = None,
-    timeout: float = 5.0,
+    timeout: float | None = 5.0,
     overlap: int = 1,
 ) -> Plugin[Config, Monitor]:
     return Plugin("monitors", config, build, every, timeout, overlap)

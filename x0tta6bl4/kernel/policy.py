@@ -222,7 +222,8 @@ class GuardPolicy(Section):
 
     mode: Annotated[Mode, BeforeValidator(lower)] = "suggest"
     """
-    What a subject without a mode of its own gets: ``observe`` only watches and records, ``suggest`` tells a human what it would do,
+    What a subject without a mode of its own gets: ``observe`` only watches and records, ``suggest`` tells a human
+    what it would do,
     ``approve`` asks a person before each step, ``auto`` acts.
     """
     allow: list[Glob] = []

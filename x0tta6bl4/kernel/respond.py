@@ -35,7 +35,8 @@ log = logging.getLogger("x0tta6bl4.kernel.respond")
 FRESH = 1.0
 """Seconds: an older look does not count as the precondition's; it is taken anew just before acting."""
 FIRST_LOOKS = (0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3)
-"""Pauses between the looks right after an action, so that the moment of recovery is known better than the probe's pace."""
+"""Pauses between the looks right after an action, so that the moment of recovery is known better than the probe's pace.
+"""
 SLOW_LOOK = 1.0
 """Seconds between looks during a proof by a probe that has no fast pace of its own."""
 
@@ -110,13 +111,21 @@ class Responder:
         self.epoch = epoch
         self._carried = 0
         self.stopping = asyncio.Event()
-        """Set when the loop is asked to end: what is being done is finished, what is being proved is left to look at."""
+        """Set when the loop is asked to end: what is being done is finished, what is being proved is left to look at.
+        """
 
     def case(self, plan: Plan, step: Step, incident: Incident) -> Case:
         _, action = self.catalogue.find(step.action)
         subjects = self._sight.subjects
-        return Case(plan, step, action, incident, subject_of(subjects, plan.subject),
-                    subject_of(subjects, step.target), self._clock.wall())
+        return Case(
+            plan,
+            step,
+            action,
+            incident,
+            subject_of(subjects, plan.subject),
+            subject_of(subjects, step.target),
+            self._clock.wall(),
+        )
 
     def judge(self, plan: Plan, incident: Incident) -> tuple[Verdict, ...]:
         """The verdicts on the plan's first step; a step that no executor offers is denied, never skipped."""
@@ -126,7 +135,9 @@ class Responder:
             return (Verdict("catalogue", Answer.DENY, str(refused)),)
 
     async def carry_out(self, plan: Plan, incident: Incident, situation: Situation) -> Done:
-        """Steps in their order until one does not end as it should. The incident's place on the ladder moves on once."""
+        """Steps in their order until one does not end as it should. The incident's place on the ladder moves
+        on once.
+        """
         outcome: Outcome | None = None
         for number, step in enumerate(plan.steps):
             last = number == len(plan.steps) - 1
@@ -137,8 +148,13 @@ class Responder:
                     verdict = Verdict("catalogue", Answer.DENY, str(refused))
                 if verdict.answer is not Answer.ALLOW:
                     await self._knowledge.record_decision(plan, step, verdict, self._clock.wall())
-                    outcome = Outcome(step.id, Result.REFUSED, f"{verdict.check}: {verdict.sentence}",
-                                      self._clock.wall(), self._clock.wall())
+                    outcome = Outcome(
+                        step.id,
+                        Result.REFUSED,
+                        f"{verdict.check}: {verdict.sentence}",
+                        self._clock.wall(),
+                        self._clock.wall(),
+                    )
                     break
                 self.mean(plan, step)
             outcome = await self._take(plan, step, incident, prove=last)
@@ -164,27 +180,49 @@ class Responder:
     def mean(self, plan: Plan, step: Step) -> None:
         """It was allowed and counts from here: what is judged before its intent is written must see it."""
         group = subject_of(self._sight.subjects, step.target).group
-        self._guard.ledger.begun(ActionRecord(
-            step_id=step.id, incident=plan.incident, subject=plan.subject, target=step.target, action=step.action,
-            group=group, rung=plan.rung, at=self._clock.wall(), disruptive=self.catalogue.is_disruptive(step.action),
-        ))
+        self._guard.ledger.begun(
+            ActionRecord(
+                step_id=step.id,
+                incident=plan.incident,
+                subject=plan.subject,
+                target=step.target,
+                action=step.action,
+                group=group,
+                rung=plan.rung,
+                at=self._clock.wall(),
+                disruptive=self.catalogue.is_disruptive(step.action),
+            )
+        )
 
     async def say(self, plan: Plan, incident: Incident) -> None:
         """Tells a human, beside whatever else is done about the incident."""
         await self._take(plan, plan.steps[0], incident, prove=False)
 
     def _relaxed(self, plan: Plan, step: Step, incident: Incident) -> Case:
-        """A later step of a plan that was let through as a whole: its earlier step may have cured the symptom or not."""
+        """A later step of a plan that was let through as a whole: its earlier step may have cured the symptom
+        or not.
+        """
         return replace(self.case(plan, step, incident), incident=replace(incident, healthy_when=()), under_way=True)
 
     async def moved_on(self, plan: Plan, incident: Incident, outcome: Outcome, situation: Situation) -> Incident:
         wall = self._clock.wall()
         current = self._incidents.get(incident.subject, incident.fault) or incident
         if outcome.result is Result.VERIFIED and plan.steps[-1].expect is not None:
-            moved = replace(current, state=IncidentState.CLOSED, closed_at=wall, updated_at=wall, ended="healed",
-                            rung="", tries=0, passes=0)
-            self._meter.observe("x0tta6bl4_self_healing_mttr_seconds",
-                                max(0.0, (outcome.verified_at or wall) - incident.onset_at), fault=incident.fault)
+            moved = replace(
+                current,
+                state=IncidentState.CLOSED,
+                closed_at=wall,
+                updated_at=wall,
+                ended="healed",
+                rung="",
+                tries=0,
+                passes=0,
+            )
+            self._meter.observe(
+                "x0tta6bl4_self_healing_mttr_seconds",
+                max(0.0, (outcome.verified_at or wall) - incident.onset_at),
+                fault=incident.fault,
+            )
         else:
             moved = self._planner.after(current, plan, outcome, situation)
             if moved.state is IncidentState.RESPONDING:
@@ -200,18 +238,29 @@ class Responder:
         is_begun = False
         try:
             if action.disruptive and not is_undo and not await self._still_needed(incident):
-                gone = Verdict("precondition", Answer.DENY, "the symptom was gone, or could not be seen any more, when "
-                                                            "it was looked at again")
+                gone = Verdict(
+                    "precondition",
+                    Answer.DENY,
+                    "the symptom was gone, or could not be seen any more, when it was looked at again",
+                )
                 await self._knowledge.record_decision(plan, step, gone, self._clock.wall())
-                self._told("decision", incident.subject, {"plan": plan.id, "check": gone.check, "answer": "deny",
-                                                          "sentence": gone.sentence})
+                self._told(
+                    "decision",
+                    incident.subject,
+                    {"plan": plan.id, "check": gone.check, "answer": "deny", "sentence": gone.sentence},
+                )
                 return None
             if self.stopping.is_set() and not is_undo:
                 raise StoppedUnproved  # nothing new is begun
             started = self._clock.wall()
             await self._knowledge.record_intent(
-                step, plan, self.epoch, group=subject_of(self._sight.subjects, step.target).group,
-                disruptive=action.disruptive, incident=incident)
+                step,
+                plan,
+                self.epoch,
+                group=subject_of(self._sight.subjects, step.target).group,
+                disruptive=action.disruptive,
+                incident=incident,
+            )
             is_begun = True
         finally:
             if not is_begun:
@@ -222,11 +271,30 @@ class Responder:
             outcome = Outcome(step.id, Result.REFUSED, "auto_healing was switched off", started, self._clock.wall())
             await self._finished(outcome, incident, plan, step)
             return outcome
-        self._told("step", incident.subject, {"step": step.id, "action": step.action, "target": step.target,
-                                              "state": "begun", "incident": incident.id, "rung": plan.rung})
+        self._told(
+            "step",
+            incident.subject,
+            {
+                "step": step.id,
+                "action": step.action,
+                "target": step.target,
+                "state": "begun",
+                "incident": incident.id,
+                "rung": plan.rung,
+            },
+        )
         if action.disruptive:
-            log.warning("acting", extra={"action": step.action, "target": step.target, "incident": incident.id,
-                                         "rule": plan.rule, "rung": plan.rung, "because": incident.summary})
+            log.warning(
+                "acting",
+                extra={
+                    "action": step.action,
+                    "target": step.target,
+                    "incident": incident.id,
+                    "rule": plan.rule,
+                    "rung": plan.rung,
+                    "because": incident.summary,
+                },
+            )
         concerned = {step.target, incident.subject} if action.disruptive else set()
         for name in concerned:
             self._sight.acting(name)
@@ -236,17 +304,36 @@ class Responder:
             acted_at = self._clock.monotonic()
             for name in concerned:
                 self._sight.acted(name, acted_at)
+        for name in concerned:
+            self._sight.began_anew(name, acted_at if isinstance(effect, Effect) else None)
         if isinstance(effect, Failure):
             result = Result.REFUSED if isinstance(effect.exception, StepRefused) else Result.FAILED
             outcome = Outcome(step.id, result, effect.message, started, self._clock.wall())
         elif step.expect is None:
-            outcome = Outcome(step.id, Result.UNVERIFIED, effect.detail, started, self._clock.wall(),
-                              output=effect.output, data=effect.data)
+            outcome = Outcome(
+                step.id,
+                Result.UNVERIFIED,
+                effect.detail,
+                started,
+                self._clock.wall(),
+                output=effect.output,
+                data=effect.data,
+            )
         elif not prove:
-            outcome = Outcome(step.id, Result.UNVERIFIED, f"{effect.detail}; the plan's last step proves it", started,
-                              self._clock.wall(), output=effect.output, data=effect.data)
+            outcome = Outcome(
+                step.id,
+                Result.UNVERIFIED,
+                f"{effect.detail}; the plan's last step proves it",
+                started,
+                self._clock.wall(),
+                output=effect.output,
+                data=effect.data,
+            )
         else:
             outcome = await self.prove(step, incident, acted_at, started, effect)
+            if outcome.result is not Result.VERIFIED:
+                for name in concerned:  # what did not help within its time is not starting any more
+                    self._sight.began_anew(name, None)
         await self._finished(outcome, incident, plan, step)
         undo = step.undo or (f"{executor.name}.{action.undo}" if action.undo else "")
         if outcome.result is Result.REFUTED and undo:
@@ -259,8 +346,11 @@ class Responder:
         back = replace(step, id=f"{step.id}-undo", action=step.undo, args={**step.args, **data}, undo="", expect=None)
         try:
             self.catalogue.find(back.action)
-            final = [v for v in self._guard.judge_all(self._relaxed(plan, back, incident))
-                     if v.answer is not Answer.ALLOW and v.check in ("maintenance", "allowlist")]
+            final = [
+                v
+                for v in self._guard.judge_all(self._relaxed(plan, back, incident))
+                if v.answer is not Answer.ALLOW and v.check in ("maintenance", "allowlist")
+            ]
             if final:
                 await self._knowledge.record_decision(plan, back, final[-1], self._clock.wall())
                 raise StepRefused(f"{final[-1].check}: {final[-1].sentence}")
@@ -273,18 +363,36 @@ class Responder:
         await self._knowledge.record_outcome(step.id, outcome)
         self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
         self._meter.count("x0tta6bl4_steps_total", action=step.action, result=outcome.result.value)
-        log.info("outcome", extra={
-            "action": step.action, "target": step.target, "result": outcome.result.value, "detail": outcome.detail,
-            "incident": incident.id,
-            **({"seconds_down": round(outcome.verified_at - incident.onset_at, 3)} if outcome.verified_at else {})})
-        self._told("step", incident.subject, {
-            "step": step.id, "action": step.action, "target": step.target, "state": outcome.result.value,
-            "detail": outcome.detail, "incident": incident.id, "rung": plan.rung,
-            "seconds": round((outcome.verified_at or outcome.ended_at) - outcome.started_at, 3),
-        })
+        log.info(
+            "outcome",
+            extra={
+                "action": step.action,
+                "target": step.target,
+                "result": outcome.result.value,
+                "detail": outcome.detail,
+                "incident": incident.id,
+                **({"seconds_down": round(outcome.verified_at - incident.onset_at, 3)} if outcome.verified_at else {}),
+            },
+        )
+        self._told(
+            "step",
+            incident.subject,
+            {
+                "step": step.id,
+                "action": step.action,
+                "target": step.target,
+                "state": outcome.result.value,
+                "detail": outcome.detail,
+                "incident": incident.id,
+                "rung": plan.rung,
+                "seconds": round((outcome.verified_at or outcome.ended_at) - outcome.started_at, 3),
+            },
+        )
 
     async def _still_needed(self, incident: Incident) -> bool:
-        """Reads the symptom again unless it was read within the last second. Without a probe: the finding must stand."""
+        """Reads the symptom again unless it was read within the last second. Without a probe: the finding must
+        stand.
+        """
         if not incident.healthy_when:
             return self._incidents.finding(incident) is not None
         old = []
@@ -302,19 +410,34 @@ class Responder:
         return any(
             not self._sight.holds(c, incident.subject)
             and ((at := self._sight.seen_at(c.subject or incident.subject, c.metric)) is None or at >= since)
-            for c in incident.healthy_when)
+            for c in incident.healthy_when
+        )
 
-    async def prove(
-        self, step: Step, incident: Incident, acted_at: float, started: float, effect: Effect
-    ) -> Outcome:
+    async def prove(self, step: Step, incident: Incident, acted_at: float, started: float, effect: Effect) -> Outcome:
         """Waits for the healthy signs, by looks begun after the action, and for the hold time on end."""
         expect = step.expect or Expect()
         if not incident.healthy_when:
-            return Outcome(step.id, Result.UNVERIFIED, f"{effect.detail}; no probe can say whether it helped", started,
-                           self._clock.wall(), output=effect.output, data=effect.data)
+            return Outcome(
+                step.id,
+                Result.UNVERIFIED,
+                f"{effect.detail}; no probe can say whether it helped",
+                started,
+                self._clock.wall(),
+                output=effect.output,
+                data=effect.data,
+            )
         result, detail, verified_at, reasons = await self._proof(incident, expect, acted_at)
-        return Outcome(step.id, result, f"{effect.detail}; {detail}", started, self._clock.wall(),
-                       verified_at=verified_at, because=reasons, output=effect.output, data=effect.data)
+        return Outcome(
+            step.id,
+            result,
+            f"{effect.detail}; {detail}",
+            started,
+            self._clock.wall(),
+            verified_at=verified_at,
+            because=reasons,
+            output=effect.output,
+            data=effect.data,
+        )
 
     async def _proof(
         self, incident: Incident, expect: Expect, acted_at: float
@@ -375,22 +498,28 @@ class Responder:
         while True:
             await asyncio.sleep(SLOW_LOOK)
             now = self._clock.monotonic()
-            slow = [c for c in incident.healthy_when
-                    if (at := self._sight.seen_at(c.subject or incident.subject, c.metric)) is None
-                    or now - at >= SLOW_LOOK]
+            slow = [
+                c
+                for c in incident.healthy_when
+                if (at := self._sight.seen_at(c.subject or incident.subject, c.metric)) is None or now - at >= SLOW_LOOK
+            ]
             await self._watching.look(self._sources(slow, incident.subject))
 
     def _sources(self, conditions: Sequence[Condition], subject: str) -> list[str]:
-        return [seen.source for c in conditions
-                if (seen := self._sight.latest(c.subject or subject, c.metric)) is not None]
+        return [
+            seen.source for c in conditions if (seen := self._sight.latest(c.subject or subject, c.metric)) is not None
+        ]
 
     def _evidence(self, incident: Incident) -> tuple[str, ...]:
         told = []
         for condition in incident.healthy_when:
             seen = self._sight.latest(condition.subject or incident.subject, condition.metric)
             if seen is not None:
-                told.append(f"{seen.metric} is {shown(seen.metric, seen.value)}" + (f": {seen.detail}" if seen.detail else "")
-                            + f" (seen by {seen.source})")
+                told.append(
+                    f"{seen.metric} is {shown(seen.metric, seen.value)}"
+                    + (f": {seen.detail}" if seen.detail else "")
+                    + f" (seen by {seen.source})"
+                )
         return tuple(told)
 
     async def settle_unknown(self, step: Step, incident: Incident, intent_at: float) -> Outcome:
@@ -398,15 +527,27 @@ class Responder:
         now = self._clock.wall()
         ask = step.on_unknown == "ask" or self._asks(step.action)
         if step.expect is None or not incident.healthy_when or ask:
-            outcome = Outcome(step.id, Result.UNVERIFIED,
-                              "the daemon ended before the outcome was written; whether it was done is not known"
-                              + (", and it must not be done twice: a human has to look" if ask else ""),
-                              intent_at, now)
+            outcome = Outcome(
+                step.id,
+                Result.UNVERIFIED,
+                "the daemon ended before the outcome was written; whether it was done is not known"
+                + (", and it must not be done twice: a human has to look" if ask else ""),
+                intent_at,
+                now,
+            )
         else:
             result, detail, verified_at, reasons = await self._proof(
-                incident, Expect(min(step.expect.within, 10.0), step.expect.hold), self._clock.monotonic())
-            outcome = Outcome(step.id, result, f"the daemon ended before the outcome was written; looked again: {detail}",
-                              intent_at, self._clock.wall(), verified_at=verified_at, because=reasons)
+                incident, Expect(min(step.expect.within, 10.0), step.expect.hold), self._clock.monotonic()
+            )
+            outcome = Outcome(
+                step.id,
+                result,
+                f"the daemon ended before the outcome was written; looked again: {detail}",
+                intent_at,
+                self._clock.wall(),
+                verified_at=verified_at,
+                because=reasons,
+            )
         await self._knowledge.record_outcome(step.id, outcome)
         self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
         return outcome
@@ -416,6 +557,3 @@ class Responder:
             return self.catalogue.find(action)[1].on_unknown == "ask"
         except StepRefused:
             return False  # that executor is no longer configured; looking harms nothing
-
-
-

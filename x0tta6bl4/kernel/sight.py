@@ -35,7 +35,9 @@ class _Latest:
 
 
 class Sight:
-    """The latest value of each series, written by monitors, read by analyzers, guard and proof. One event loop owns it."""
+    """The latest value of each series, written by monitors, read by analyzers, guard and proof. One event loop
+    owns it.
+    """
 
     def __init__(self, subjects: Mapping[str, Subject] | None = None) -> None:
         self.subjects: dict[str, Subject] = dict(subjects or {})
@@ -45,6 +47,7 @@ class Sight:
         self._pending: list[Occurrence] = []
         self._listeners: dict[str, asyncio.Event] = {}
         self._acting: set[str] = set()
+        self._anew: dict[str, float] = {}
         self._alarms: dict[str, dict[str, list[Condition]]] = {}
         self.recent: list[Occurrence] = []
 
@@ -145,6 +148,16 @@ class Sight:
         self._acting.discard(subject)
         self._acted[subject] = now
 
+    def began_anew(self, subject: str, now: float | None) -> None:
+        """An action that worked gives the subject its start time again; None: it did not help, and no grace is left."""
+        if now is None:
+            self._anew.pop(subject, None)
+        else:
+            self._anew[subject] = now
+
+    def anew_at(self, subject: str) -> float | None:
+        return self._anew.get(subject)
+
     def acted_at(self, subject: str) -> float | None:
         return self._acted.get(subject)
 
@@ -152,6 +165,7 @@ class Sight:
         for name in subjects:
             self.subjects.pop(name, None)
             self._acted.pop(name, None)
+            self._anew.pop(name, None)
             for row in self._by_metric.values():
                 row.pop(name, None)
 
@@ -200,7 +214,9 @@ class Sight:
             heard.set()
 
     async def wait_changed(self, subject: str) -> None:
-        """Returns at the next observation of the subject, or judgement about it. For one waiter a subject: the proof of its heal."""
+        """Returns at the next observation of the subject, or judgement about it. For one waiter a subject: the proof of
+        its heal.
+        """
         heard = self._listeners.setdefault(subject, asyncio.Event())
         try:
             await heard.wait()

@@ -14,7 +14,9 @@ MODES: tuple[Mode, ...] = ("observe", "suggest", "approve", "auto")
 class Subject:
     name: str
     kind: str = "thing"
-    """``process`` (we supervise it), ``unit`` (systemd does), ``watched`` (somebody else started it), ``host``, ``thing``."""
+    """``process`` (we supervise it), ``unit`` (systemd does), ``watched`` (somebody else started it), ``host``,
+    ``thing``.
+    """
     mode: Mode = "suggest"
     group: str = ""
     depends_on: tuple[str, ...] = ()

@@ -40,8 +40,12 @@ def describe(sight: Sight, incidents: Incidents, subject: str, now: float) -> De
     if blind:
         return Description(subject, "unknown", blind[0][2], f"{blind[0][0]} cannot see: {blind[0][1]}")
     if streaks:
-        return Description(subject, "well", max(s.since for _, s in streaks),
-                           "every probe says yes: " + ", ".join(metric for metric, _ in streaks))
+        return Description(
+            subject,
+            "well",
+            max(s.since for _, s in streaks),
+            "every probe says yes: " + ", ".join(metric for metric, _ in streaks),
+        )
     if sight.about(subject):
         return Description(subject, "well", now, f"{len(sight.about(subject))} series are read, nothing is found")
     return Description(subject, "unknown", now, "nothing has been seen of it yet")

@@ -35,7 +35,7 @@ class Instance:
 
     monitor: Monitor
     every: float | None
-    timeout: float
+    timeout: float | None
     overlap: int = 1
     in_flight: int = 0
     is_deaf: bool = False

@@ -70,10 +70,39 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "incidents": ("id", "subject", "fault", "state", "opened_at", "updated_at", "closed_at", "body"),
     "findings": ("incident", "analyzer", "summary", "first_at", "last_at", "times", "since", "body"),
     "plans": ("id", "incident", "subject", "at", "body"),
-    "steps": ("id", "plan", "incident", "subject", "action", "target", "target_group", "disruptive", "rung", "rule",
-              "intent_at", "epoch", "step", "result", "started_at", "ended_at", "verified_at", "outcome"),
-    "decisions": ("incident", "subject", "plan", "step", "action", "target", "check", "answer", "sentence", "until",
-                  "at"),
+    "steps": (
+        "id",
+        "plan",
+        "incident",
+        "subject",
+        "action",
+        "target",
+        "target_group",
+        "disruptive",
+        "rung",
+        "rule",
+        "intent_at",
+        "epoch",
+        "step",
+        "result",
+        "started_at",
+        "ended_at",
+        "verified_at",
+        "outcome",
+    ),
+    "decisions": (
+        "incident",
+        "subject",
+        "plan",
+        "step",
+        "action",
+        "target",
+        "check",
+        "answer",
+        "sentence",
+        "until",
+        "at",
+    ),
     "approvals": ("plan", "incident", "state", "who", "why", "at", "expires"),
     "flags": ("name", "value", "who", "at"),
     "pauses": ("id", "target", "kind", "reason", "who", "since", "until"),
@@ -218,8 +247,21 @@ class SqliteKnowledge:
         incident: Incident | None = None,
     ) -> None:
         at = self._clock.wall()
-        row = (step.id, plan.id, plan.incident, plan.subject, step.action, step.target, group, int(disruptive),
-               plan.rung, plan.rule, at, epoch, _json(step))
+        row = (
+            step.id,
+            plan.id,
+            plan.incident,
+            plan.subject,
+            step.action,
+            step.target,
+            group,
+            int(disruptive),
+            plan.rung,
+            plan.rule,
+            at,
+            epoch,
+            _json(step),
+        )
 
         def intend(tx: Transaction) -> None:
             _save_plan(tx, plan, at)
@@ -265,8 +307,19 @@ class SqliteKnowledge:
             (wall, wall),
         )
         return [
-            ActionRecord(id, subject, target, action, at, ended_at, None if result is None else Result(result),
-                         incident, rung, group, bool(disruptive))
+            ActionRecord(
+                id,
+                subject,
+                target,
+                action,
+                at,
+                ended_at,
+                None if result is None else Result(result),
+                incident,
+                rung,
+                group,
+                bool(disruptive),
+            )
             for id, subject, target, action, at, ended_at, result, incident, rung, group, disruptive in rows
         ]
 
@@ -340,34 +393,65 @@ class SqliteKnowledge:
         for (body,) in await rows("incidents", "body", "opened_at"):
             incident = incident_from(_parsed(body))
             told = {"incident": incident.id, "subject": incident.subject, "fault": incident.fault}
-            add(incident.opened_at, "opened", f"{incident.fault}: {incident.summary}",
-                {**told, "because": list(incident.because), "severity": str(incident.severity)})
+            add(
+                incident.opened_at,
+                "opened",
+                f"{incident.fault}: {incident.summary}",
+                {**told, "because": list(incident.because), "severity": str(incident.severity)},
+            )
             if incident.closed_at is not None:
                 add(incident.closed_at, "closed", incident.ended or "closed", told)
         for id, first_at, last_at, times, since, body in await rows(
             "findings", "incident, first_at, last_at, times, since, body", "last_at"
         ):
             finding = finding_from(_parsed(body))
-            add(first_at, "found", finding.summary, {
-                "incident": id, "analyzer": finding.analyzer, "since": since, "last_at": last_at, "times": times,
-                "because": plain(finding.because),
-            })
+            add(
+                first_at,
+                "found",
+                finding.summary,
+                {
+                    "incident": id,
+                    "analyzer": finding.analyzer,
+                    "since": since,
+                    "last_at": last_at,
+                    "times": times,
+                    "because": plain(finding.because),
+                },
+            )
         for at, body in await rows("plans", "at, body", "at"):
             plan = plan_from(_parsed(body))
             steps = ", ".join(f"{step.action} on {step.target}" for step in plan.steps)
-            add(at, "planned", f"{plan.rule}/{plan.rung}: {steps}",
-                {"incident": plan.incident, "plan": plan.id, "mode": plan.mode, "because": list(plan.because)})
+            add(
+                at,
+                "planned",
+                f"{plan.rule}/{plan.rung}: {steps}",
+                {"incident": plan.incident, "plan": plan.id, "mode": plan.mode, "because": list(plan.because)},
+            )
         for row in await rows(
             "decisions", 'incident, plan, step, action, target, "check", answer, sentence, until, at', "id"
         ):
             id, plan_id, step_id, action, target, check, answer, sentence, until, at = row
-            add(at, "decided", f"{action} on {target}: {answer} by {check}: {sentence}", {
-                "incident": id, "plan": plan_id, "step": step_id, "check": check, "answer": answer,
-                "sentence": sentence, "until": until,
-            })
+            add(
+                at,
+                "decided",
+                f"{action} on {target}: {answer} by {check}: {sentence}",
+                {
+                    "incident": id,
+                    "plan": plan_id,
+                    "step": step_id,
+                    "check": check,
+                    "answer": answer,
+                    "sentence": sentence,
+                    "until": until,
+                },
+            )
         for plan_id, id, state, who, why, at, expires in await rows("approvals", ", ".join(TABLES["approvals"]), "at"):
-            add(at, "approval", f"{state}{f' by {who}' if who else ''}{f': {why}' if why else ''}",
-                {"incident": id, "plan": plan_id, "state": state, "who": who, "why": why, "expires": expires})
+            add(
+                at,
+                "approval",
+                f"{state}{f' by {who}' if who else ''}{f': {why}' if why else ''}",
+                {"incident": id, "plan": plan_id, "state": state, "who": who, "why": why, "expires": expires},
+            )
         for id, plan_id, intent_at, epoch, body, ended_at, outcome_body in await rows(
             "steps", "incident, plan, intent_at, epoch, step, ended_at, outcome", "intent_at"
         ):
@@ -376,10 +460,19 @@ class SqliteKnowledge:
             add(intent_at, "intent", f"{step.action} on {step.target}", {**told, "epoch": epoch})
             if outcome_body is not None:
                 outcome = outcome_from(_parsed(outcome_body))
-                add(ended_at, "outcome", f"{step.action} on {step.target}: {outcome.result}: {outcome.detail}", {
-                    **told, "result": str(outcome.result), "detail": outcome.detail, "verified_at": outcome.verified_at,
-                    "because": list(outcome.because), "output": outcome.output,
-                })
+                add(
+                    ended_at,
+                    "outcome",
+                    f"{step.action} on {step.target}: {outcome.result}: {outcome.detail}",
+                    {
+                        **told,
+                        "result": str(outcome.result),
+                        "detail": outcome.detail,
+                        "verified_at": outcome.verified_at,
+                        "because": list(outcome.because),
+                        "output": outcome.output,
+                    },
+                )
         return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])]
 
     # What people say
@@ -500,11 +593,14 @@ class SqliteKnowledge:
 
     async def save_subjects(self, subjects: Sequence[SubjectState]) -> None:
         rows = [(s.name, s.state, s.since, s.summary, s.at) for s in subjects]
-        await self._database.write(lambda tx: tx.execute_many(
-            "INSERT INTO subjects (name, state, since, summary, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
-            " SET state = excluded.state, since = excluded.since, summary = excluded.summary, at = excluded.at",
-            rows,
-        ))
+        await self._database.write(
+            lambda tx: tx.execute_many(
+                "INSERT INTO subjects (name, state, since, summary, at) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE"
+                " SET state = excluded.state, since = excluded.since, summary = excluded.summary, at = excluded.at",
+                rows,
+            )
+        )
 
     async def subjects(self) -> list[SubjectState]:
         rows = await self._database.read("SELECT name, state, since, summary, at FROM subjects ORDER BY name")
@@ -530,8 +626,10 @@ class SqliteKnowledge:
         rows = await self._database.read(
             _AUDIT + " WHERE seq < coalesce(?, seq + 1) ORDER BY seq DESC LIMIT ?", (before, limit)
         )
-        return [AuditRow(seq, at, who, what, _parsed(data), previous, hash)
-                for seq, at, who, what, data, previous, hash in rows]
+        return [
+            AuditRow(seq, at, who, what, _parsed(data), previous, hash)
+            for seq, at, who, what, data, previous, hash in rows
+        ]
 
     async def verify_audit(self) -> int:
         while True:
@@ -581,8 +679,17 @@ class SqliteKnowledge:
 
     async def export(self, write_line: Callable[[str], None]) -> None:
         anchor_body, head_body, _, _ = (await self._database.read(_AUDIT_ENDS))[0]
-        write_line(_json({"kind": "x0tta6bl4.knowledge", "version": FORMAT, "at": self._clock.wall(),
-                          "anchor": _link(anchor_body), "head": _link(head_body)}))
+        write_line(
+            _json(
+                {
+                    "kind": "x0tta6bl4.knowledge",
+                    "version": FORMAT,
+                    "at": self._clock.wall(),
+                    "anchor": _link(anchor_body),
+                    "head": _link(head_body),
+                }
+            )
+        )
         count = 0
         for table, columns in TABLES.items():
             names = ", ".join(f'"{column}"' for column in columns)
@@ -607,7 +714,8 @@ class SqliteKnowledge:
         def take(tx: Transaction) -> Imported:
             is_empty = not any(
                 tx.query(f"SELECT 1 FROM {table} LIMIT 1")  # noqa: S608 the names are ours
-                for table in TABLES if table not in OURS_STAY
+                for table in TABLES
+                if table not in OURS_STAY
             )
             if is_empty:
                 taken, skipped = _take_all(tx, tables, anchor, end), tuple[str, ...]()
@@ -654,8 +762,16 @@ def _save_incident(tx: Transaction, incident: Incident) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET subject = excluded.subject,"
         " fault = excluded.fault, state = excluded.state, opened_at = excluded.opened_at,"
         " updated_at = excluded.updated_at, closed_at = excluded.closed_at, body = excluded.body",
-        (incident.id, incident.subject, incident.fault, str(incident.state), incident.opened_at, incident.updated_at,
-         closed_at, _json(incident)),
+        (
+            incident.id,
+            incident.subject,
+            incident.fault,
+            str(incident.state),
+            incident.opened_at,
+            incident.updated_at,
+            closed_at,
+            _json(incident),
+        ),
     )
 
 
@@ -779,9 +895,7 @@ def _forget_said(tx: Transaction, oldest: float, max_rows: int) -> int:
     )
     tx.execute("DELETE FROM approvals WHERE NOT EXISTS (SELECT 1 FROM plans WHERE plans.id = approvals.plan)")
     tx.execute("DELETE FROM pauses WHERE until < ?", (oldest,))
-    tx.execute(
-        "DELETE FROM epochs WHERE epoch <= (SELECT max(epoch) FROM epochs) - ?", (max_rows,)
-    )
+    tx.execute("DELETE FROM epochs WHERE epoch <= (SELECT max(epoch) FROM epochs) - ?", (max_rows,))
     return int(before - tx.query("SELECT count(*) FROM decisions")[0][0])
 
 
@@ -820,8 +934,10 @@ def _read_export(lines: Iterable[str]) -> tuple[Link, dict[str, list[Row]], Link
                 if kind != "x0tta6bl4.knowledge":
                     raise StoreError("this is no export of the knowledge store", remedy=_EXPORT)
                 if told["version"] != FORMAT:
-                    raise StoreError(f"the export has version {told['version']!r}; this daemon reads {FORMAT}",
-                                     remedy="import it with the version of the daemon that wrote it, or a newer one")
+                    raise StoreError(
+                        f"the export has version {told['version']!r}; this daemon reads {FORMAT}",
+                        remedy="import it with the version of the daemon that wrote it, or a newer one",
+                    )
                 anchor, head = (int(told["anchor"][0]), told["anchor"][1]), (int(told["head"][0]), told["head"][1])
             elif kind == "end":
                 end = told["rows"]

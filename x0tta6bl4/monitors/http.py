@@ -147,6 +147,6 @@ PLUGIN = monitor(
     Config,
     lambda name, config, tools: HttpProbe(name, config, tools.clock, tools.network),
     every=0.5,
-    timeout=10,
+    timeout=None,
     overlap=6,
 )

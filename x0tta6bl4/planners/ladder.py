@@ -127,11 +127,20 @@ class Rule(_Part):
                         hint = f"; did you mean {near[0]!r}?" if near else ""
                         wrong.append(f"states.{name}.{key}: there is no state {branch.to!r}{hint}")
                 if branches and branches[-1].when:
-                    wrong.append(f"states.{name}.{key}: the last branch has a condition; nothing is left if it is "
-                                 "false")
+                    wrong.append(
+                        f"states.{name}.{key}: the last branch has a condition; nothing is left if it is false"
+                    )
+            if state.do and not state.do[-1].action.startswith("notify."):
+                wrong += [
+                    f"states.{name}.done: once it is proved nothing more is done, so {b.to!r} must be final"
+                    for b in state.done
+                    if b.to in self.states and not self.states[b.to].final
+                ]
             conditions = [c for c in (state.when, *(b.when for b in (*state.done, *state.failed))) if c]
-            for expression in [*conditions, *(v[1:] for d in state.do for v in d.args.values()
-                                              if isinstance(v, str) and v.startswith("="))]:
+            for expression in [
+                *conditions,
+                *(v[1:] for d in state.do for v in d.args.values() if isinstance(v, str) and v.startswith("=")),
+            ]:
                 try:
                     compile_expression(expression)
                 except ValueError as error:
@@ -158,8 +167,14 @@ class Rule(_Part):
 # -- expressions: comparisons over names, nothing that can run, loop or fail with a surprise ---------------------------
 
 _COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
-    ast.GtE: operator.ge, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
 }
 _ROOTS = ("subject", "incident")
 
@@ -213,10 +228,22 @@ def compile_expression(text: str) -> Callable[[Mapping[str, Any]], Any]:
 
 def _names(incident: Incident, subject: Subject) -> dict[str, Any]:
     return {
-        "subject": {**subject.data, "name": subject.name, "kind": subject.kind, "group": subject.group,
-                    "depends_on": list(subject.depends_on), "can": dict.fromkeys(subject.controller, True)},
-        "incident": {**incident.data, "fault": incident.fault, "severity": incident.severity.value,
-                     "reopened": incident.reopened, "passes": incident.passes, "tries": incident.tries},
+        "subject": {
+            **subject.data,
+            "name": subject.name,
+            "kind": subject.kind,
+            "group": subject.group,
+            "depends_on": list(subject.depends_on),
+            "can": dict.fromkeys(subject.controller, True),
+        },
+        "incident": {
+            **incident.data,
+            "fault": incident.fault,
+            "severity": incident.severity.value,
+            "reopened": incident.reopened,
+            "passes": incident.passes,
+            "tries": incident.tries,
+        },
     }
 
 
@@ -225,6 +252,7 @@ def _true(expression: str, names: Mapping[str, Any]) -> bool:
 
 
 # -- reading rules --------------------------------------------------------------------------------------------------
+
 
 def shipped_rules() -> list[Rule]:
     """Those that come with the daemon, in the order of their file names."""
@@ -241,8 +269,16 @@ def read_rules(text: str, place: str) -> list[Rule]:
         documents = list(yaml.load_all(text, Loader=_Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ConfigError([Problem("(file)", f"is no YAML: {getattr(error, 'problem', None) or error}", place,
-                                   mark.line + 1 if mark else 0)]) from error
+        raise ConfigError(
+            [
+                Problem(
+                    "(file)",
+                    f"is no YAML: {getattr(error, 'problem', None) or error}",
+                    place,
+                    mark.line + 1 if mark else 0,
+                )
+            ]
+        ) from error
     for document in documents:
         if document is None:
             continue
@@ -271,6 +307,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fa
 
 
 # -- the planner ----------------------------------------------------------------------------------------------------
+
 
 class Config(PluginConfig):
     rules: list[dict[str, Any]] = Field(default_factory=list)
@@ -307,9 +344,11 @@ class Ladder:
             if chosen is not None:
                 if rule.runbook == chosen:
                     return rule
-            elif (fnmatchcase(incident.fault, rule.trigger.anomaly)
-                  and any(fnmatchcase(subject.name, p) for p in rule.trigger.subjects)
-                  and _true(rule.trigger.when, names)):
+            elif (
+                fnmatchcase(incident.fault, rule.trigger.anomaly)
+                and any(fnmatchcase(subject.name, p) for p in rule.trigger.subjects)
+                and _true(rule.trigger.when, names)
+            ):
                 return rule
         return None
 
@@ -328,15 +367,23 @@ class Ladder:
             steps = self._steps(state, incident, situation, names)
             if not steps or not _true(state.when, names):
                 skipped.append(f"{name} does not apply to {subject.name}")
-            elif (steps[-1].expect is not None and steps[0].action == situation.latest_action
-                  and situation.latest_target in ("", steps[0].target)
-                  and situation.equal_tries >= self.config.equal_tries):
+            elif (
+                steps[-1].expect is not None
+                and steps[0].action == situation.latest_action
+                and situation.latest_target in ("", steps[0].target)
+                and situation.equal_tries >= self.config.equal_tries
+            ):
                 skipped.append(f"{steps[0].action} was tried {situation.equal_tries} times in a row")
             else:
                 id = plan_id(incident, name, situation.done)
                 return Plan(
-                    id=id, incident=incident.id, subject=subject.name, fault=incident.fault, rule=rule.runbook,
-                    rung=name, mode=subject.mode,
+                    id=id,
+                    incident=incident.id,
+                    subject=subject.name,
+                    fault=incident.fault,
+                    rule=rule.runbook,
+                    rung=name,
+                    mode=subject.mode,
                     steps=tuple(replace(step, id=f"{id}.{number}") for number, step in enumerate(steps, 1)),
                     because=(incident.summary, f"rule {rule.runbook} v{rule.version}, rung {name}", *skipped),
                 )
@@ -366,9 +413,7 @@ class Ladder:
         return next(branch.to for branch in branches if _true(branch.when, names))
 
     @staticmethod
-    def _steps(
-        state: RuleState, incident: Incident, situation: Situation, names: Mapping[str, Any]
-    ) -> list[Step]:
+    def _steps(state: RuleState, incident: Incident, situation: Situation, names: Mapping[str, Any]) -> list[Step]:
         """Empty when the subject has nothing that could do what the rung asks for."""
         steps: list[Step] = []
         subject = situation.subject
@@ -388,12 +433,22 @@ class Ladder:
                 if not action:
                     return []
                 proves = last and target is targets[-1] and family not in ("notify",)
-                steps.append(Step(
-                    id="", action=action, target=target.name, timeout=do.timeout, on_unknown=do.on_unknown,
-                    args={k: _argument(v, names) for k, v in do.args.items()} | _told(family, incident),
-                    undo=target.controller.get(undo_verb, "") if undo_family in ("service", "dependency") else do.undo,
-                    expect=Expect(state.expect.within or subject.start_timeout, state.expect.hold) if proves else None,
-                ))
+                steps.append(
+                    Step(
+                        id="",
+                        action=action,
+                        target=target.name,
+                        timeout=do.timeout,
+                        on_unknown=do.on_unknown,
+                        args={k: _argument(v, names) for k, v in do.args.items()} | _told(family, incident),
+                        undo=target.controller.get(undo_verb, "")
+                        if undo_family in ("service", "dependency")
+                        else do.undo,
+                        expect=Expect(state.expect.within or subject.start_timeout, state.expect.hold)
+                        if proves
+                        else None,
+                    )
+                )
             if not targets:
                 return []
         return steps
@@ -405,7 +460,7 @@ def _with_try(because: Sequence[str], plan: Plan, outcome: Outcome) -> tuple[str
     step = next((s for s in plan.steps if s.id == outcome.step), plan.steps[-1])
     tried = f"{TRIED}{step.action} on {step.target}: {outcome.result.value}: {outcome.detail}"
     others = [reason for reason in because if not reason.startswith(TRIED)]
-    return (*others, *[t for t in tries if t != tried][1 - TRIES_TOLD:], tried)
+    return (*others, *[t for t in tries if t != tried][1 - TRIES_TOLD :], tried)
 
 
 def _argument(value: Any, names: Mapping[str, Any]) -> Any:
@@ -416,8 +471,13 @@ def _told(family: str, incident: Incident) -> dict[str, Any]:
     """What a message to a human has to say."""
     if family != "notify":
         return {}
-    return {"title": f"{incident.subject}: {incident.fault}", "text": incident.summary, "incident": incident.id,
-            "severity": incident.severity.value, "reasons": list(incident.because)}
+    return {
+        "title": f"{incident.subject}: {incident.fault}",
+        "text": incident.summary,
+        "incident": incident.id,
+        "severity": incident.severity.value,
+        "reasons": list(incident.because),
+    }
 
 
 def _own_rule(raw: Mapping[str, Any], number: int) -> list[Rule]:

@@ -7,9 +7,13 @@ class Clock(Protocol):
     """Both readings are cheap and never block."""
 
     def wall(self) -> float:
-        """Seconds since the epoch, UTC. May jump when somebody sets the clock; use it for records, never for waiting."""
+        """Seconds since the epoch, UTC. May jump when somebody sets the clock; use it for records, never for
+        waiting.
+        """
         ...
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start, never going back within one life of the daemon. Equals the event loop's time."""
+        """Seconds from an arbitrary start, never going back within one life of the daemon. Equals the event loop's
+        time.
+        """
         ...

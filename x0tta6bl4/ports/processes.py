@@ -40,7 +40,8 @@ class Program:
     cwd: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     on_exit: str = "leave"
-    """``leave``: it outlives the daemon and is adopted by the next one. ``stop``: it is stopped when the daemon stops."""
+    """``leave``: it outlives the daemon and is adopted by the next one. ``stop``: it is stopped when the daemon stops.
+    """
 
 
 class Watch(Protocol):
@@ -55,13 +56,17 @@ class Processes(Protocol):
         ...
 
     async def find_by_command(self, pattern: str) -> Sequence[ProcessId]:
-        """Live processes whose command line matches the regular expression, oldest first. Walks all of /proc: costly."""
+        """Live processes whose command line matches the regular expression, oldest first. Walks all of /proc:
+        costly.
+        """
         ...
 
     async def find_by_pid(self, pid: int) -> ProcessId | None: ...
 
     async def read(self, process: ProcessId) -> ProcessReading | None:
-        """None when that process is gone or is itself a zombie, also when its pid was given to another one meanwhile."""
+        """None when that process is gone or is itself a zombie, also when its pid was given to another one
+        meanwhile.
+        """
         ...
 
     def watch_exit(self, process: ProcessId, on_exit: Callable[[], None]) -> Watch:
@@ -73,11 +78,15 @@ class Processes(Protocol):
         ...
 
     async def start(self, program: Program) -> ProcessId:
-        """Starts it in a session of its own, with its output in a bounded file. If it already runs, that one is returned."""
+        """Starts it in a session of its own, with its output in a bounded file. If it already runs, that one is
+        returned.
+        """
         ...
 
     async def stop(self, name: str, grace: float) -> bool:
-        """SIGTERM to the whole tree, SIGKILL after ``grace`` seconds, all of it collected. False when nothing was running."""
+        """SIGTERM to the whole tree, SIGKILL after ``grace`` seconds, all of it collected. False when nothing was
+        running.
+        """
         ...
 
     async def signal(self, name: str, number: int) -> bool:

@@ -29,8 +29,9 @@ class ProcessCare(Section):
     @classmethod
     def _absolute(cls, value: list[str]) -> list[str]:
         if not value[0].startswith(("/", "${")):
-            raise ValueError(f"should begin with the absolute path of a program (got {value[0]!r}); "
-                             f"`command -v {value[0]}` tells it")
+            raise ValueError(
+                f"should begin with the absolute path of a program (got {value[0]!r}); `command -v {value[0]}` tells it"
+            )
         return value
 
     env: dict[str, str] = {}
@@ -45,7 +46,8 @@ class ProbeCare(Section):
     url: str
     """``http://``, ``https://`` or ``tcp://host:port``."""
     within: Seconds = Field(default=1.2, gt=0)
-    """Seconds in which a good answer comes. Raise it for services that are slow by nature; hangs are seen later then."""
+    """Seconds in which a good answer comes. Raise it for services that are slow by nature; hangs are seen later then.
+    """
     every: Seconds = Field(default=0.5, gt=0)
     """Seconds between questions. Raised, faults are seen later; lowered, service and daemon have more to do."""
     expect_status: list[int] = []
@@ -173,8 +175,11 @@ class Places:
     config_dir: Path
 
     def fill(self, text: str) -> str:
-        return (text.replace("${python}", self.python).replace("${state_dir}", str(self.state_dir))
-                .replace("${config_dir}", str(self.config_dir)))
+        return (
+            text.replace("${python}", self.python)
+            .replace("${state_dir}", str(self.state_dir))
+            .replace("${config_dir}", str(self.config_dir))
+        )
 
 
 @dataclass(frozen=True)
@@ -190,15 +195,19 @@ def unfold(name: str, care: Care, default_mode: Mode, places: Places) -> UnderCa
     monitors: dict[str, dict[str, Any]] = {}
     data: dict[str, Any] = {}
     controller: dict[str, str] = {
-        verb: f"command.{command.removeprefix('command.')}" for verb, command in care.commands.items()}
+        verb: f"command.{command.removeprefix('command.')}" for verb, command in care.commands.items()
+    }
     kind, program = "thing", None
     process: dict[str, Any] = {"use": "process", "subject": name, "every": care.probe_every}
     if care.process is not None:
         kind = "process"
         program = Program(
-            name=name, argv=tuple(places.fill(part) for part in care.process.command),
+            name=name,
+            argv=tuple(places.fill(part) for part in care.process.command),
             cwd=places.fill(care.process.cwd) if care.process.cwd else None,
-            env={k: places.fill(v) for k, v in care.process.env.items()}, on_exit=care.process.on_exit)
+            env={k: places.fill(v) for k, v in care.process.env.items()},
+            on_exit=care.process.on_exit,
+        )
         data["program"] = program
         process["program"] = name
         for verb in ("start", "stop", "restart"):
@@ -231,8 +240,16 @@ def unfold(name: str, care: Care, default_mode: Mode, places: Places) -> UnderCa
     if care.restart_dependencies:
         data["restart_dependencies"] = True
     subject = Subject(
-        name=name, kind=kind, mode=care.mode or default_mode, group=care.group, depends_on=tuple(care.depends_on),
-        start_timeout=care.start_timeout, controller=controller, rules=dict(care.rules), data=data)
+        name=name,
+        kind=kind,
+        mode=care.mode or default_mode,
+        group=care.group,
+        depends_on=tuple(care.depends_on),
+        start_timeout=care.start_timeout,
+        controller=controller,
+        rules=dict(care.rules),
+        data=data,
+    )
     return UnderCare(subject, monitors, program)
 
 
@@ -242,8 +259,13 @@ def _probe_monitor(name: str, probe_name: str, probe: ProbeCare) -> dict[str, An
     if parts.scheme == "tcp":
         return {"use": "tcp", "host": parts.hostname, "port": parts.port, **common}
     more: dict[str, Any] = {"use": "http", "url": probe.url, **common}
-    for key, default in (("expect_status", []), ("expect_body", None), ("headers", {}), ("ca_file", None),
-                         ("verify_tls", True)):
+    for key, default in (
+        ("expect_status", []),
+        ("expect_body", None),
+        ("headers", {}),
+        ("ca_file", None),
+        ("verify_tls", True),
+    ):
         if (value := getattr(probe, key)) != default:
             more[key] = value
     return more

@@ -22,7 +22,6 @@ from x0tta6bl4.kernel.units import Seconds
 FLAG_NAMES = ("auto_healing", "pqc_required", "mesh_auto_repair", "monitoring_verbose", "experimental_features")
 
 
-
 def _usable_path(value: Path) -> Path:
     if "\0" in str(value):
         raise ValueError("a path cannot hold a NUL character")

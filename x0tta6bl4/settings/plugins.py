@@ -87,7 +87,8 @@ def find(family: Family, name: str) -> AnyPlugin | str:
         return f"no {family[:-1] if family != 'knowledge' else family} is called {name!r}; {near}"
     # What a foreign module does while it is imported is as foreign as what it does later.
     declared = guarded_call(
-        lambda: importlib.import_module(f"x0tta6bl4.{family}.{name}").PLUGIN if name in own else points[0].load())
+        lambda: importlib.import_module(f"x0tta6bl4.{family}.{name}").PLUGIN if name in own else points[0].load()
+    )
     if isinstance(declared, Failure):
         if isinstance(declared.exception, ImportError):
             return f"{name!r} needs something that is not installed: {declared.message}"
@@ -126,7 +127,9 @@ def choose(family: Family, entries: Mapping[str, Mapping[str, Any]]) -> tuple[li
     return chosen, problems
 
 
-def merged(defaults: Mapping[str, Mapping[str, Any]], own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def merged(
+    defaults: Mapping[str, Mapping[str, Any]], own: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """The operator's entries over the built-in ones: same name, same instance, key by key."""
     names: Iterable[str] = dict.fromkeys([*defaults, *own])
     return {name: {**defaults.get(name, {}), **own.get(name, {})} for name in names}

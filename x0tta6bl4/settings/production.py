@@ -30,20 +30,37 @@ def production_checks(settings: Settings, has_liboqs: Callable[[], bool] = liboq
     problems = []
     if settings.in_production or settings.pqc.required or settings.flags.get("pqc_required", False):
         if settings.pqc.backend == "cryptography" and settings.in_production:
-            problems.append(Problem("pqc.backend", "production demands liboqs (got 'cryptography')",
-                                    hint="set it to liboqs, or unset X0TTA6BL4_PRODUCTION"))
+            problems.append(
+                Problem(
+                    "pqc.backend",
+                    "production demands liboqs (got 'cryptography')",
+                    hint="set it to liboqs, or unset X0TTA6BL4_PRODUCTION",
+                )
+            )
         if not has_liboqs():
-            problems.append(Problem(
-                "pqc.backend", "CRITICAL: LibOQS REQUIRED but not available!",
-                hint="install the C library liboqs and then `pip install liboqs-python>=0.14.1`"))
+            problems.append(
+                Problem(
+                    "pqc.backend",
+                    "CRITICAL: LibOQS REQUIRED but not available!",
+                    hint="install the C library liboqs and then `pip install liboqs-python>=0.14.1`",
+                )
+            )
     if settings.in_production:
-        problems += [Problem("(installation)", f"the library {name} is not installed", hint="reinstall x0tta6bl4")
-                     for name in NEEDED if importlib.util.find_spec(name) is None]
+        problems += [
+            Problem("(installation)", f"the library {name} is not installed", hint="reinstall x0tta6bl4")
+            for name in NEEDED
+            if importlib.util.find_spec(name) is None
+        ]
         if settings.logging.level == "DEBUG":
-            problems.append(Problem("logging.level", "DEBUG is not for production: it writes every observation",
-                                    hint="use INFO"))
+            problems.append(
+                Problem("logging.level", "DEBUG is not for production: it writes every observation", hint="use INFO")
+            )
     if settings.status.enabled and not is_loopback(settings.status.host):
-        problems.append(Problem(
-            "status.host", f"listening on {settings.status.host} needs sign-in, and this version has none",
-            hint="use 127.0.0.1 and put an authenticating proxy in front"))
+        problems.append(
+            Problem(
+                "status.host",
+                f"listening on {settings.status.host} needs sign-in, and this version has none",
+                hint="use 127.0.0.1 and put an authenticating proxy in front",
+            )
+        )
     return problems

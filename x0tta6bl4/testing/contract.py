@@ -302,8 +302,9 @@ async def _on_dead_host(plugin: AnyPlugin, name: str, config: PluginConfig, erro
     instance = plugin.build(name, config, _tools_of(lambda *_: _Dead(error)))
     wrong = []
     if isinstance(instance, Watcher):
-        watching = asyncio.ensure_future(instance.watch(lambda occurrence: wrong.append(
-            f"on a dead host watch() reports {occurrence.kind!r}")))
+        watching = asyncio.ensure_future(
+            instance.watch(lambda occurrence: wrong.append(f"on a dead host watch() reports {occurrence.kind!r}"))
+        )
         await asyncio.wait([watching], timeout=60.0)
         if not await _ends_when_cancelled(watching):
             return ["watch() swallows its cancellation"]

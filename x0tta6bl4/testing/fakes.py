@@ -224,9 +224,7 @@ class FakeNetwork:
 
     async def _ask(self, where: str) -> HttpReply:
         self.asked.append(where)
-        reply, seconds = self._answers.get(
-            where, (ConnectionRefusedError(111, f"{where} refused the connection"), 0.0)
-        )
+        reply, seconds = self._answers.get(where, (ConnectionRefusedError(111, f"{where} refused the connection"), 0.0))
         if seconds == FOREVER:
             await asyncio.get_running_loop().create_future()
         if seconds > 0:

@@ -48,9 +48,15 @@ class World:
     """One host. ``subjects`` are written as in a configuration; the programs are started before the loop is."""
 
     def __init__(self, subjects: Mapping[str, Mapping[str, Any]], **settings: Any) -> None:
-        self.settings = Settings.model_validate({
-            "subjects": subjects, "guard": {"allow": ["*"], **settings.pop("guard", {})},
-            "monitors": {"host": {"enabled": False}}, "executors": {"systemd": {"enabled": False}}, **settings})
+        self.settings = Settings.model_validate(
+            {
+                "subjects": subjects,
+                "guard": {"allow": ["*"], **settings.pop("guard", {})},
+                "monitors": {"host": {"enabled": False}},
+                "executors": {"systemd": {"enabled": False}},
+                **settings,
+            }
+        )
         self.blueprint: Blueprint
         self.blueprint, problems = draw(self.settings.model_copy(update={"state_dir": Path("/nowhere")}), None)
         assert not problems, problems
@@ -70,8 +76,14 @@ class World:
     def build(self) -> MAPEK:
         """A new life of the daemon over the same host and the same memory."""
         sight = Sight(self.blueprint.subjects)
-        outside = tools(clock=self.clock, processes=self.processes, network=self.network, database=self.database,
-                        files=self.files, subjects=self.blueprint.subjects)
+        outside = tools(
+            clock=self.clock,
+            processes=self.processes,
+            network=self.network,
+            database=self.database,
+            files=self.files,
+            subjects=self.blueprint.subjects,
+        )
         parts = parts_of(self.blueprint, outside, sight=sight, flags=self.flags, bus=EventBus(), metrics=self.metrics)
         self.loop = MAPEK(parts)
         return self.loop
