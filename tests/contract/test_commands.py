@@ -135,7 +135,8 @@ def test_cancelling_ends_the_whole_tree_and_collects_it(tmp_path: Path) -> None:
     main, child = (int(word) for word in file.read_text().split())
 
     assert not Path(f"/proc/{main}").exists()
-    assert not is_alive(child)
+    # It was killed with the others; nobody but the kernel can say when that has come to it.
+    asyncio.run(until(lambda: not is_alive(child)))
 
 
 def test_a_service_left_behind_does_not_hold_up_the_answer(tmp_path: Path) -> None:
