@@ -29,7 +29,8 @@ _GONE = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
 _PASSED_ON = ("HOME", "USER", "LOGNAME", "TZ")
 _LOOK_EVERY = 2.0
 """Seconds between two looks at the size of a program's output, as long as it stays within its limit."""
-_COUNT_EVERY = 2.0
+_COUNT_EVERY = 10.0
+"""Seconds between two counts of a process's zombies: they hurt by their number, which takes minutes to grow."""
 _COUNT_SHARE = 500.0
 """Counting zombies may take one part in so many of the time: it means a look at every child."""
 _HELD = 100

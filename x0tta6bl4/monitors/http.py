@@ -78,6 +78,7 @@ class HttpProbe:
         self.name = name
         self.config = config
         self._clock = clock
+        self._usual: tuple[Observation, Observation] | None = None
         self._network = network
         self._request = HttpRequest(
             url=config.url,
@@ -109,12 +110,14 @@ class HttpProbe:
             raise_if_blind(error)
             return [self._number(self._up, 0.0, str(error))]
         subject = self.config.subject
-        up, detail = self._judged(reply)
-        seen = [
-            self._number(self._up, up, detail),
-            Observation(self.name, subject, self._seconds, reply.seconds),
-            Observation(self.name, subject, self._status, reply.status),
-        ]
+        if self._usual is None or self._usual[1].value != reply.status or self._body is not None:
+            up, detail = self._judged(reply)
+            self._usual = (
+                self._number(self._up, up, detail),
+                Observation(self.name, subject, self._status, reply.status),
+            )
+        # An observation is frozen, and most answers are as the one before: only the time they took is news.
+        seen = [*self._usual, Observation(self.name, subject, self._seconds, reply.seconds)]
         if reply.tls_expires_at is not None:
             seen.append(self._number("tls_seconds_left", reply.tls_expires_at - self._clock.wall()))
         return seen

@@ -12,6 +12,7 @@ from typing import cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from x0tta6bl4.kernel.watching import until_next
 from x0tta6bl4.status.app import GUARDING, EndpointSettings, Refusal, StatusApp
 from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.report import CpuUse, Listening
@@ -225,7 +226,7 @@ async def serve(face: Face, settings: EndpointSettings, told: Callable[[str, str
         log.info("the endpoint is open", extra={"address": listening.address, "metrics": listening.metrics or None})
         told(listening.address, "")
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(until_next(TICK, asyncio.get_running_loop().time()))
             cpu.tick()
             for server in servers:
                 await server.look()

@@ -3,8 +3,10 @@
 import asyncio
 import fnmatch
 import os.path
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from x0tta6bl4.kernel.errors import ProbeFailed, StepFailed, StepRefused
@@ -35,6 +37,8 @@ class FakeClock:
         return self._monotonic
 
     def advance(self, seconds: float) -> None:
+        if seconds < 0:
+            raise ValueError(f"time never goes back, not even by {-seconds} s; the wall clock can be set")
         self._monotonic += seconds
         self._wall += seconds
 
@@ -65,6 +69,7 @@ class FakeHost:
             **{f"/proc/pressure/{resource}": PRESSURE for resource in ("cpu", "memory", "io")},
         }
         self.broken: OSError | ProbeFailed | None = None
+        self._has_been_read = False
 
     async def read_text(self, path: str) -> str:
         self._see()
@@ -74,7 +79,10 @@ class FakeHost:
 
     async def vitals(self) -> Vitals:
         self._see()
-        return self.vital_numbers
+        if self._has_been_read:
+            return self.vital_numbers
+        self._has_been_read = True
+        return replace(self.vital_numbers, cpu_busy=0.0)  # There is no reading before it to compare with.
 
     async def disks(self) -> Sequence[Disk]:
         self._see()
@@ -93,10 +101,18 @@ RUNNING = Unit("", "loaded", "active", "running", "success", 0, 0, "no", EPOCH, 
 STOPPED = Unit("", "loaded", "inactive", "dead", "success", 0, 0, "no", EPOCH, EPOCH + 1, "")
 FAILED = replace(STOPPED, active_state="failed", sub_state="failed", result="exit-code")
 _NOT_FOUND = replace(STOPPED, load_state="not-found", active_since=0.0, inactive_since=0.0)
+_KINDS = frozenset(
+    ("service", "socket", "timer", "mount", "automount", "swap", "target", "path", "slice", "scope", "device")
+)
+
+
+def _full_name(name: str) -> str:
+    """As systemd reads it: what says no kind is a service."""
+    return name if name.rpartition(".")[2] in _KINDS else f"{name}.service"
 
 
 class FakeUnits:
-    """Jobs are done at once. ``acted`` tells what was asked for: verb and unit."""
+    """Jobs are done at once, and each a second after the one before. ``acted`` tells what was asked: verb and unit."""
 
     def __init__(self) -> None:
         self.units: dict[str, Unit] = {}
@@ -104,23 +120,29 @@ class FakeUnits:
         """What the journal says of who stopped a unit; None, as for a unit that is not here: it cannot be read."""
         self.acted: list[tuple[Verb, str]] = []
         self.broken: OSError | ProbeFailed | None = None
+        """Why systemd answers nothing and does nothing; its journal cannot be read either then."""
         self._failures: dict[str, list[StepFailed]] = {}
 
     def add(self, name: str, state: Unit = RUNNING, **changes: Any) -> Unit:
+        name = _full_name(name)
         unit = self.units[name] = replace(state, name=name, **changes)
         return unit
 
     def fail(self, name: str, error: StepFailed) -> None:
         """The next action on that unit raises it."""
-        self._failures.setdefault(name, []).append(error)
+        self._failures.setdefault(_full_name(name), []).append(error)
 
     async def show(self, names: Sequence[str]) -> Mapping[str, Unit]:
         if self.broken is not None:
             raise self.broken
-        return {name: self.units.get(name, replace(_NOT_FOUND, name=name)) for name in names}
+        full = {name: _full_name(name) for name in names}
+        return {name: self.units.get(full[name], replace(_NOT_FOUND, name=full[name])) for name in names}
 
     async def act(self, verb: Verb, name: str, timeout: float, signal: str | None = None) -> None:
+        name = _full_name(name)
         self.acted.append((verb, name))
+        if self.broken is not None:
+            raise StepFailed(str(self.broken)) from self.broken
         if failures := self._failures.get(name):
             raise failures.pop(0)
         unit = self.units.get(name)
@@ -128,20 +150,29 @@ class FakeUnits:
             raise StepRefused(f"Failed to {verb} {name}: Unit {name} not found.")
         if unit.load_state == "masked" and verb in ("start", "restart"):
             raise StepRefused(f"Failed to {verb} {name}: Unit {name} is masked.")
-        if verb in ("start", "restart"):
-            self.units[name] = replace(unit, active_state="active", sub_state="running", result="success")
-        elif verb == "stop":
-            self.units[name] = replace(unit, active_state="inactive", sub_state="dead", result="success", main_pid=0)
+        is_active = unit.active_state not in ("inactive", "failed")
+        at = max(EPOCH, unit.active_since, unit.inactive_since) + 1
+        if verb == "restart" or (verb == "start" and not is_active):
+            self.units[name] = replace(
+                unit, active_state="active", sub_state="running", result="success", active_since=at
+            )
+            self.wishes[name] = False
+        elif verb == "stop" and is_active:
+            self.units[name] = replace(
+                unit, active_state="inactive", sub_state="dead", result="success", main_pid=0, inactive_since=at
+            )
             self.wishes[name] = True
         elif verb == "reset-failed" and unit.active_state == "failed":
             self.units[name] = replace(unit, active_state="inactive", sub_state="dead", result="success", restarts=0)
         elif verb == "reload" and unit.active_state != "active":
             raise StepFailed(f"{name} is not active, cannot reload.")
         elif verb == "kill" and unit.active_state == "active":
-            self.units[name] = replace(unit, active_state="failed", sub_state="failed", result="signal", main_pid=0)
+            self.units[name] = replace(
+                unit, active_state="failed", sub_state="failed", result="signal", main_pid=0, inactive_since=at
+            )
 
     async def stopped_on_purpose(self, unit: Unit) -> bool | None:
-        return self.wishes.get(unit.name)
+        return None if self.broken is not None else self.wishes.get(unit.name)
 
 
 @dataclass(frozen=True)
@@ -174,6 +205,8 @@ class FakeCommands:
         command = tuple(argv)
         if not command or not os.path.isabs(command[0]):
             raise StepRefused(f"not a command: {list(command)!r}")
+        if any("\0" in word for word in command):
+            raise StepRefused(f"not a command: {list(command)!r} has a zero byte in it")
         answer = self._answers.get(command) or self._answers.get(command[:1])
         if answer is None:
             raise FileNotFoundError(2, "No such file or directory", command[0])
@@ -209,7 +242,8 @@ class FakeNetwork:
         tls_expires_at: float | None = None,
     ) -> None:
         """``where``: a URL, or host:port for TCP. ``seconds``: after how long; ``FOREVER`` never."""
-        self._answers[where] = (HttpReply(status, headers or {}, body, seconds, tls_expires_at), seconds)
+        lower = {name.lower(): value for name, value in (headers or {}).items()}
+        self._answers[where] = (HttpReply(status, lower, body, seconds, tls_expires_at), seconds)
 
     def fail(self, where: str, error: OSError, seconds: float = 0.0) -> None:
         self._answers[where] = (error, seconds)
@@ -217,7 +251,7 @@ class FakeNetwork:
     async def http(self, request: HttpRequest) -> HttpReply:
         self.requests.append(request)
         reply = await self._ask(request.url)
-        return replace(reply, body=reply.body[: request.body_limit])
+        return replace(reply, body=b"" if request.method == "HEAD" else reply.body[: request.body_limit])
 
     async def tcp(self, host: str, port: int) -> float:
         return (await self._ask(f"{host}:{port}")).seconds
@@ -249,16 +283,22 @@ class FakeFiles:
         self.files[path] = FileInfo(path, size, modified)
 
     def write_line(self, path: str, line: str) -> None:
-        self._pass_on(("file", path), line)
+        self._pass_on(("file", path), line.removesuffix("\n").removesuffix("\r"))
 
     def write_message(self, unit: str, message: str) -> None:
-        self._pass_on(("journal", unit), message)
+        self._pass_on(("journal", _full_name(unit)), message)
         self._pass_on(("journal", None), message)
 
     def fail_followers(self, path: str, error: OSError) -> None:
         self._pass_on(("file", path), error)
 
     async def list(self, folder: str, pattern: str) -> Sequence[FileInfo]:
+        """OSError for a folder that is a link, or in which there never was anything."""
+        folder = folder.rstrip("/")
+        if folder in self.links:
+            raise NotADirectoryError(20, "Not a directory", folder)
+        if not any(path.startswith(f"{folder}/") for path in (*self.files, *self.links, *self.deleted)):
+            raise FileNotFoundError(2, "No such file or directory", folder)
         return [
             info
             for path, info in sorted(self.files.items())
@@ -266,24 +306,36 @@ class FakeFiles:
         ]
 
     async def delete(self, folder: str, path: str) -> int:
-        if path not in self.files or not self._lies_in(folder, path):
+        """0 when it is gone already."""
+        folder = folder.rstrip("/")
+        whole = path if path.startswith("/") else f"{folder}/{path}"
+        is_folder = any(known.startswith(f"{whole}/") for known in self.files)
+        if is_folder or not self._lies_in(folder, whole):
             raise StepRefused(f"{path} is no regular file inside {folder}")
-        self.deleted.append(path)
-        return self.files.pop(path).size
+        if whole not in self.files:
+            return 0
+        self.deleted.append(whole)
+        return self.files.pop(whole).size
 
-    async def follow(self, path: str) -> AsyncIterator[str]:
-        async for line in self._follow(("file", path)):
-            yield line
+    def follow(self, path: str) -> AsyncIterator[str]:
+        return self._follow(("file", path))
 
     async def follow_journal(self, unit: str | None) -> AsyncIterator[str]:
         if not self.has_journal:
             raise ProbeFailed("there is no journal on this host")
-        async for line in self._follow(("journal", unit)):
-            yield line
+        async with aclosing(self._follow(("journal", unit and _full_name(unit)))) as messages:
+            async for message in messages:
+                yield message
 
-    async def _follow(self, source: tuple[str, str | None]) -> AsyncIterator[str]:
+    def _follow(self, source: tuple[str, str | None]) -> AsyncGenerator[str, None]:
+        # Not only when the first line is taken: "from now on" begins with the asking.
         lines: asyncio.Queue[str | OSError] = asyncio.Queue()
         self._followers.setdefault(source, []).append(lines)
+        return self._taken(source, lines)
+
+    async def _taken(
+        self, source: tuple[str, str | None], lines: "asyncio.Queue[str | OSError]"
+    ) -> AsyncGenerator[str, None]:
         try:
             while True:
                 line = await lines.get()
@@ -298,14 +350,11 @@ class FakeFiles:
             lines.put_nowait(line)
 
     def _lies_in(self, folder: str, path: str) -> bool:
-        folder = folder.rstrip("/")
-        parents = []
-        parent = os.path.dirname(path)
-        while len(parent) > len(folder):
-            parents.append(parent)
-            parent = os.path.dirname(parent)
-        is_plain = os.path.normpath(path) == path and parent == folder
-        return is_plain and self.links.isdisjoint((path, *parents))
+        """By a plain way: without links, in the folder's own place neither, and without detours."""
+        is_plain = folder.startswith("/") and os.path.normpath(path) == path and "\0" not in path
+        way = (path, *map(str, PurePosixPath(path).parents))
+        is_inside = path.startswith(f"{folder}/")
+        return is_plain and is_inside and self.links.isdisjoint(part for part in way if len(part) >= len(folder))
 
 
 class FakeMessages:
@@ -316,9 +365,13 @@ class FakeMessages:
         self.broken: StepFailed | None = None
 
     async def webhook(self, url: str, message: Message, token_file: str | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise StepRefused(f"not a webhook: {url!r}")
         self._send(url, message)
 
     async def mail(self, to: str, sender: str, server: str, message: Message) -> None:
+        if any(sign in address for sign in "\r\n" for address in (to, sender)):
+            raise StepRefused(f"not a mail from {sender!r} to {to!r}")
         self._send(to, message)
 
     def _send(self, where: str, message: Message) -> None:

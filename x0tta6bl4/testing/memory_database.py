@@ -16,13 +16,16 @@ class _Work:
         self._connection = connection
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
-        self._connection.execute(sql, values)
+        with _in_our_words():
+            self._connection.execute(sql, _bindable(values))
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._connection.executemany(sql, rows)
+        with _in_our_words():
+            self._connection.executemany(sql, map(_bindable, rows))
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._connection.execute(sql, values).fetchall()
+        with _in_our_words():
+            return self._connection.execute(sql, _bindable(values)).fetchall()
 
 
 class MemoryDatabase:
@@ -37,19 +40,24 @@ class MemoryDatabase:
         self._others_wrote = False
 
     async def read(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        with self._told():
+        self._see()
+        self._connection.execute("PRAGMA query_only = ON")
+        try:
             return _Work(self._connection).query(sql, values)
+        finally:
+            self._connection.execute("PRAGMA query_only = OFF")
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        with self._told():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                done = work(_Work(self._connection))
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-            return done
+        self._see()
+        statements = _Work(self._connection)
+        statements.execute("BEGIN IMMEDIATE")
+        try:
+            done = work(statements)
+            statements.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.rollback()
+        return done
 
     def changed_by_others(self) -> bool:
         wrote, self._others_wrote = self._others_wrote, False
@@ -59,11 +67,19 @@ class MemoryDatabase:
         """As if what was written last had come from another process."""
         self._others_wrote = True
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _see(self) -> None:
         if self.broken:
             raise StoreError(self.broken)
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(str(error)) from error
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OverflowError) as error:
+        raise StoreError(str(error)) from error
+
+
+def _bindable(values: Sequence[Any]) -> list[Any]:
+    """Bytes that are no text (lone surrogates in Python) in escaped form, as the database on disk keeps them."""
+    return [value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value for value in values]
