@@ -1,17 +1,19 @@
-"""What every Commands promises, asked of the real one with real programs."""
+"""What every Commands promises, asked of the real one with real programs, and the short of it of the fake as well."""
 
 import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from x0tta6bl4.adapters.commands import LinuxCommands
 from x0tta6bl4.kernel.errors import StepRefused
 from x0tta6bl4.ports.commands import CommandResult, Commands
+from x0tta6bl4.testing.fakes import FOREVER, FakeCommands
 
 SHELL = "/bin/sh"
 LONG = 60.0
@@ -162,3 +164,133 @@ def test_no_descriptor_stays_open() -> None:
     before, after = asyncio.run(many())
 
     assert before == after
+
+
+# --- promises that the fake keeps too ---
+
+
+class Bench(Protocol):
+    """Makes the world do for either implementation what a test needs."""
+
+    subject: Commands
+
+    def program(self, name: str, *, code: int = 0, output: str = "", hangs: bool = False) -> str:
+        """The path of a program that ends so, whatever it is told; or never."""
+        ...
+
+    async def until_begun(self, program: str) -> None: ...
+
+
+class FakeBench:
+    def __init__(self, folder: Path) -> None:
+        self.fake = FakeCommands()
+        self.subject: Commands = self.fake
+
+    def program(self, name: str, *, code: int = 0, output: str = "", hangs: bool = False) -> str:
+        path = f"/opt/{name}"
+        self.fake.answer(path, code=code, output=output, seconds=FOREVER if hangs else 0.0)
+        return path
+
+    async def until_begun(self, program: str) -> None:
+        await until(lambda: any(argv[0] == program for argv in self.fake.ran))
+
+
+class RealBench:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.subject: Commands = LinuxCommands()
+
+    def program(self, name: str, *, code: int = 0, output: str = "", hangs: bool = False) -> str:
+        path = self.folder / name
+        path.with_suffix(".says").write_text(output)
+        end = "exec sleep 1000" if hangs else f"cat {path}.says; exit {code}"
+        path.write_text(f"#!/bin/sh\n: > {path}.begun\n{end}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    async def until_begun(self, program: str) -> None:
+        await until(Path(f"{program}.begun").exists)
+
+
+Scenario = Callable[[Bench], Awaitable[None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture(params=[RealBench, FakeBench], ids=["linux", "fake"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
+    return lambda scenario: asyncio.run(scenario(request.param(tmp_path)))
+
+
+def test_either_tells_how_a_program_ended_and_what_it_said(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        good, bad = bench.program("good", output="fine\n"), bench.program("bad", code=3, output="no: é\n")
+        results = [await bench.subject.run([path, "-x", "a b"], timeout=LONG) for path in (good, bad)]
+
+        assert [(r.argv, r.code, r.output, r.truncated) for r in results] == [
+            ((good, "-x", "a b"), 0, "fine\n", False),
+            ((bad, "-x", "a b"), 3, "no: é\n", False),
+        ]
+        assert all(r.seconds >= 0 for r in results)
+
+    play(scenario)
+
+
+def test_either_cuts_output_at_the_limit_and_says_so(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        path = bench.program("long", output="12345é")
+        results = [await bench.subject.run([path], timeout=LONG, limit=limit) for limit in (5, 6, 7)]
+
+        assert [(r.output, r.truncated, r.code) for r in results] == [
+            ("12345", True, 0),
+            ("12345\N{REPLACEMENT CHARACTER}", True, 0),
+            ("12345é", False, 0),
+        ]
+
+    play(scenario)
+
+
+def test_either_has_no_code_for_what_ran_out_of_time(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        result = await bench.subject.run([bench.program("hangs", hangs=True)], timeout=0.02)
+
+        assert result.code is None
+        assert result.seconds >= 0.02
+
+    play(scenario)
+
+
+def test_either_passes_cancellation_on_and_runs_the_next_program(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        hangs, fine = bench.program("hangs", hangs=True), bench.program("fine", output="x")
+        running = asyncio.ensure_future(bench.subject.run([hangs], timeout=LONG))
+        await bench.until_begun(hangs)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+        assert (await bench.subject.run([fine], timeout=LONG)).output == "x"
+
+    play(scenario)
+
+
+def test_either_runs_only_absolute_paths_that_are_there(play: Play, tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        fine = bench.program("fine")
+        argvs: list[list[str]] = [[], [""], ["sh", "-c", "true"], ["./sh"], [fine, "a\0b"]]
+        for argv in argvs:
+            with pytest.raises(StepRefused, match="not a command"):
+                await bench.subject.run(argv, timeout=LONG)
+        with pytest.raises(OSError, match="nothing"):
+            await bench.subject.run([str(tmp_path / "nothing")], timeout=LONG)
+
+    play(scenario)
+
+
+def test_either_keeps_the_answers_of_many_programs_apart(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        paths = [bench.program(f"p{number}", code=number, output=f"{number}") for number in range(5)]
+        results = await asyncio.gather(*(bench.subject.run([path], timeout=LONG) for path in paths))
+
+        assert [(r.code, r.output) for r in results] == [(number, f"{number}") for number in range(5)]
+
+    play(scenario)

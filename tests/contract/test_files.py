@@ -1,12 +1,13 @@
-"""What every Files promises, asked of the real one with real files."""
+"""What every Files promises, asked of the real one with real files, and the short of it of the fake as well."""
 
 import asyncio
 import contextlib
 import json
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from x0tta6bl4.adapters.files import LinuxFiles
 from x0tta6bl4.kernel.errors import ProbeFailed, StepFailed, StepRefused
 from x0tta6bl4.ports.files import FileInfo, Files
+from x0tta6bl4.testing.fakes import FakeFiles
 
 QUICK = (0.001, 0.002)
 LONG = 60.0
@@ -411,3 +413,293 @@ def test_a_missing_journalctl_is_said_so(tmp_path: Path) -> None:
 
     with pytest.raises(ProbeFailed, match="cannot be started: No such file"):
         asyncio.run(follow())
+
+
+# --- promises that the fake keeps too ---
+
+UNITS = ("api.service", "db.service")
+
+
+class Bench(Protocol):
+    """Makes the world do for either implementation what a test needs. Names are below the folder."""
+
+    subject: Files
+    folder: str
+
+    def put(self, name: str) -> str:
+        """The path of a file that is there now."""
+        ...
+
+    def link(self, name: str) -> str:
+        """The path of a link to a folder elsewhere, with a file x.log in it."""
+        ...
+
+    def append(self, name: str, line: str) -> None: ...
+
+    def rotate(self, name: str) -> None: ...
+
+    def truncate(self, name: str) -> None: ...
+
+    def say(self, unit: str, message: str) -> None: ...
+
+    def hide_journal(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class FakeBench:
+    folder = "/srv/shop"
+
+    def __init__(self, folder: Path) -> None:
+        self.fake = FakeFiles()
+        self.subject: Files = self.fake
+
+    def put(self, name: str) -> str:
+        path = f"{self.folder}/{name}"
+        self.fake.add(path, 4096)
+        return path
+
+    def link(self, name: str) -> str:
+        path = f"{self.folder}/{name}"
+        self.fake.links.add(path)
+        for there in (path, "/srv/elsewhere"):
+            self.fake.add(f"{there}/x.log", 4096)
+        return path
+
+    def append(self, name: str, line: str) -> None:
+        self.fake.write_line(f"{self.folder}/{name}", line)
+
+    def rotate(self, name: str) -> None:
+        pass  # Who follows the fake follows the name.
+
+    truncate = rotate
+
+    def say(self, unit: str, message: str) -> None:
+        self.fake.write_message(unit, message)
+
+    def hide_journal(self) -> None:
+        self.fake.has_journal = False
+
+    def close(self) -> None:
+        pass
+
+
+class RealBench:
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        self.folder = str(folder / "shop")
+        self.journals: dict[str, int] = {}
+        for unit in ("all", *UNITS):
+            os.mkfifo(folder / unit)
+            # Open at both ends: a message waits there until it is read, and no end of it is ever seen.
+            self.journals[unit] = os.open(folder / unit, os.O_RDWR)
+        script = (
+            'unit=all; for word; do case "$word" in --unit=*) unit=${word#--unit=};; esac; done\n'
+            f'exec cat "{folder}/$unit"'
+        )
+        program = write(folder / "journalctl", f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        self.subject: Files = LinuxFiles(poll=QUICK, journalctl=str(program))
+
+    def put(self, name: str) -> str:
+        return str(write(Path(self.folder, name), "x" * 4096))
+
+    def link(self, name: str) -> str:
+        write(self.root / "elsewhere" / "x.log")
+        path = Path(self.folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(self.root / "elsewhere")
+        return str(path)
+
+    def append(self, name: str, line: str) -> None:
+        append(Path(self.folder, name), f"{line}\n".encode())
+
+    def rotate(self, name: str) -> None:
+        path = Path(self.folder, name)
+        path.rename(path.with_suffix(".1"))
+
+    def truncate(self, name: str) -> None:
+        os.truncate(Path(self.folder, name), 0)
+
+    def say(self, unit: str, message: str) -> None:
+        for journal in (unit, "all"):
+            os.write(self.journals[journal], json.dumps({"MESSAGE": message}).encode() + b"\n")
+
+    def hide_journal(self) -> None:
+        write(self.root / "journalctl", "#!/bin/sh\necho 'No journal files were opened.' >&2; exit 1\n")
+
+    def close(self) -> None:
+        for journal in self.journals.values():
+            os.close(journal)
+
+
+Scenario = Callable[[Bench], Awaitable[None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture(params=[RealBench, FakeBench], ids=["linux", "fake"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
+    async def whole(scenario: Scenario) -> None:
+        bench = request.param(tmp_path)
+        try:
+            async with asyncio.timeout(LONG):
+                await scenario(bench)
+        finally:
+            bench.close()
+
+    return lambda scenario: asyncio.run(whole(scenario))
+
+
+async def paths(bench: Bench, pattern: str = "*") -> list[str]:
+    return sorted(file.path for file in await bench.subject.list(bench.folder, pattern))
+
+
+async def stop(lines: AsyncIterator[str]) -> None:
+    await lines.aclose()  # type: ignore[attr-defined]  # it is an async generator
+
+
+def test_either_lists_what_matches_at_any_depth_and_no_link(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        mine = sorted(bench.put(name) for name in ("a.log", "deep/er/b.log"))
+        text = bench.put("deep/c.txt")
+        bench.link("way")
+        bench.link("link.log")
+
+        assert await paths(bench, "*.log") == mine
+        assert await paths(bench) == sorted([*mine, text])
+        assert await paths(bench, "none*") == []
+
+    play(scenario)
+
+
+def test_either_lists_nothing_of_a_folder_that_is_a_link_or_missing(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        for folder in (bench.link("way"), f"{bench.folder}/missing"):
+            with pytest.raises(OSError, match=Path(folder).name):
+                await bench.subject.list(folder, "*")
+
+    play(scenario)
+
+
+def test_either_gives_back_what_a_deleted_file_took_and_deletes_it_once(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        first, second, kept = (bench.put(name) for name in ("a.log", "deep/b.log", "deep/c.log"))
+        sizes = {file.path: file.size for file in await bench.subject.list(bench.folder, "*")}
+
+        assert await bench.subject.delete(bench.folder, first) == sizes[first] > 0
+        assert await bench.subject.delete(f"{bench.folder}/", "deep/b.log") == sizes[second]
+        assert await paths(bench) == [kept]
+        assert await bench.subject.delete(bench.folder, first) == 0
+        assert await bench.subject.delete(bench.folder, "deep/b.log") == 0
+
+    play(scenario)
+
+
+def test_either_leaves_alone_what_does_not_truly_lie_inside(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        kept = [bench.put("deep/x.log"), bench.put("y.log")]
+        way = bench.link("way")
+        beside = str(Path(bench.folder).parent)
+        tried = [
+            *(f"{beside}/elsewhere/x.log", "../elsewhere/x.log", f"{bench.folder}/../elsewhere/x.log"),
+            *("way", "way/x.log", way, f"{way}/x.log", f"{bench.folder}way/x.log"),
+            *("", ".", "deep", "deep/", "deep/./x.log", "deep//x.log", "a\0b", bench.folder, f"{bench.folder}/"),
+        ]
+        for path in tried:
+            with pytest.raises(StepRefused):
+                await bench.subject.delete(bench.folder, path)
+        for folder in (way, "/", "", "shop"):
+            with pytest.raises(StepRefused):
+                await bench.subject.delete(folder, "x.log")
+
+        assert await paths(bench) == sorted(kept)
+        assert len(await bench.subject.list(f"{beside}/elsewhere", "*")) == 1
+
+    play(scenario)
+
+
+def test_either_follows_from_the_moment_it_is_asked_to(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.put("log")
+        bench.append("log", "before")
+        lines = bench.subject.follow(f"{bench.folder}/log")
+        for line in ("one", "", "two"):
+            bench.append("log", line)
+
+        assert [await anext(lines) for _ in range(3)] == ["one", "", "two"]
+        await stop(lines)
+
+    play(scenario)
+
+
+def test_either_waits_for_a_file_and_goes_on_through_rotation_and_truncation(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.put("other")
+        lines = bench.subject.follow(f"{bench.folder}/log")
+        waiting = asyncio.ensure_future(anext(lines))
+        await asyncio.sleep(0.005)
+        assert not waiting.done()
+        bench.append("log", "first")
+        seen = [await waiting]
+        for number in range(3):
+            bench.append("log", f"before {number}")
+            bench.rotate("log")
+            bench.append("log", f"after {number}")
+            seen += [await anext(lines), await anext(lines)]
+        bench.truncate("log")
+        bench.append("log", "cut")
+        seen.append(await anext(lines))
+        await stop(lines)
+
+        assert seen == ["first", *(f"{when} {n}" for n in range(3) for when in ("before", "after")), "cut"]
+
+    play(scenario)
+
+
+def test_either_gives_every_line_to_all_who_follow_and_goes_on_when_one_leaves(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.put("log")
+        path = f"{bench.folder}/log"
+        leaving, cancelled, staying = (bench.subject.follow(path) for _ in range(3))
+        bench.append("log", "one")
+        assert [await anext(lines) for lines in (leaving, cancelled, staying)] == ["one"] * 3
+
+        await stop(leaving)
+        waiting = asyncio.ensure_future(anext(cancelled))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        bench.append("log", "two")
+        assert await anext(staying) == "two"
+        for ended in (leaving, cancelled):
+            with pytest.raises(StopAsyncIteration):
+                await anext(ended)
+        await stop(staying)
+
+    play(scenario)
+
+
+def test_either_reads_the_journal_of_one_unit_or_of_all(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        followed = [bench.subject.follow_journal(unit) for unit in ("db.service", None)]
+        waiting = [asyncio.ensure_future(anext(messages)) for messages in followed]
+        await asyncio.sleep(0)
+        for unit, message in (("api.service", "hello"), ("db.service", "is full"), ("db.service", "fell over")):
+            bench.say(unit, message)
+
+        assert [await first for first in waiting] == ["is full", "hello"]
+        assert [await anext(messages) for messages in followed] == ["fell over", "is full"]
+        for messages in followed:
+            await stop(messages)
+
+    play(scenario)
+
+
+def test_either_says_so_when_there_is_no_journal_to_read(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.hide_journal()
+        with pytest.raises(ProbeFailed):
+            await anext(bench.subject.follow_journal("api.service"))
+
+    play(scenario)

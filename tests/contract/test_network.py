@@ -1,16 +1,20 @@
-"""What every Network promises, asked of the real one over real sockets."""
+"""What every Network promises, asked of the real one over real sockets, and the short of it of the fake as well."""
 
 import asyncio
 import calendar
 import contextlib
+import errno
 import shutil
 import socket
+import socketserver
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from hypothesis import example, given
@@ -18,6 +22,7 @@ from hypothesis import strategies as st
 
 from x0tta6bl4.adapters.network import AsyncNetwork, ReplyParser, certificate_expiry
 from x0tta6bl4.ports.network import HttpReply, HttpRequest, Network
+from x0tta6bl4.testing.fakes import FOREVER, FakeNetwork
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -536,3 +541,246 @@ def test_an_answer_cut_off_before_its_promised_end_is_never_taken_for_whole(body
 
     assert parsed(whole[:cut], [], head_only=False, limit=1000) == "error"
     assert parsed(whole, [cut], head_only=False, limit=1000) == (200, {"content-length": str(len(body))}, body)
+
+
+# --- promises that the fake keeps too ---
+
+
+class Bench(Protocol):
+    """Makes the world do for either implementation what a test needs. One service listens."""
+
+    subject: Network
+    port: int
+    closed_port: int
+    """Nobody listens there."""
+
+    def answer(
+        self,
+        path: str,
+        status: int = 200,
+        body: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 0.0,
+    ) -> str:
+        """The URL that is answered so."""
+        ...
+
+    def break_off(self, path: str) -> str:
+        """The URL at which an answer is begun and not ended."""
+        ...
+
+    @property
+    def asked(self) -> int:
+        """How many requests came."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FakeBench:
+    port = 8080
+    closed_port = 8081
+
+    def __init__(self) -> None:
+        self.fake = FakeNetwork()
+        self.fake.answer(f"127.0.0.1:{self.port}")
+        self.subject: Network = self.fake
+
+    def answer(
+        self,
+        path: str,
+        status: int = 200,
+        body: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 0.0,
+    ) -> str:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        self.fake.answer(url, status, body, headers=headers, seconds=seconds)
+        return url
+
+    def break_off(self, path: str) -> str:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        self.fake.fail(url, OSError(f"127.0.0.1:{self.port} closed the connection in the middle of its answer"))
+        return url
+
+    @property
+    def asked(self) -> int:
+        return len(self.fake.requests)
+
+    def close(self) -> None:
+        pass
+
+
+class Service(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Conversation)
+        self.answers: dict[str, tuple[bytes, bytes, float]] = {}
+        self.asked = 0
+        self.is_over = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.005,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self.is_over.set()
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class Conversation(socketserver.StreamRequestHandler):
+    server: Service
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            words = self.rfile.readline().decode().split()
+            if not words:
+                return  # It only wanted to see whether somebody is there.
+            while self.rfile.readline().strip():
+                pass
+            self.server.asked += 1
+            head, body, seconds = self.server.answers[words[1]]
+            if seconds:
+                self.server.is_over.wait(None if seconds == FOREVER else seconds)
+            self.wfile.write(head if words[0] == "HEAD" else head + body)
+
+
+class RealBench:
+    def __init__(self) -> None:
+        self.service = Service()
+        self.port = self.service.server_address[1]
+        self.taken = socket.socket()
+        self.taken.bind(("127.0.0.1", 0))  # Bound and not listening: nobody else can begin to listen there meanwhile.
+        self.closed_port = int(self.taken.getsockname()[1])
+        self.subject: Network = AsyncNetwork()
+
+    def answer(
+        self,
+        path: str,
+        status: int = 200,
+        body: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 0.0,
+    ) -> str:
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        head = f"HTTP/1.1 {status} So\r\nContent-Length: {len(body)}\r\n{fields}\r\n".encode()
+        self.service.answers[path] = (head, body, seconds)
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def break_off(self, path: str) -> str:
+        self.service.answers[path] = (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", b"four", 0.0)
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    @property
+    def asked(self) -> int:
+        return self.service.asked
+
+    def close(self) -> None:
+        self.taken.close()
+        self.service.close()
+
+
+Scenario = Callable[[Bench], Awaitable[None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture(params=[RealBench, FakeBench], ids=["sockets", "fake"])
+def play(request: pytest.FixtureRequest) -> Iterator[Play]:
+    bench = request.param()
+    yield lambda scenario: asyncio.run(scenario(bench))
+    bench.close()
+
+
+def test_either_brings_the_whole_answer_with_names_in_lower_case(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        url = bench.answer("/work", 200, b"done", headers={"X-Mood": "Good", "RETRY-AFTER": "3"})
+        reply = await bench.subject.http(HttpRequest(url))
+
+        assert (reply.status, reply.body, reply.tls_expires_at) == (200, b"done", None)
+        assert {"x-mood": "Good", "retry-after": "3"}.items() <= reply.headers.items()
+        assert reply.headers == {name.lower(): value for name, value in reply.headers.items()}
+        assert reply.seconds >= 0
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("limit", "body"), [(0, b""), (3, b"don"), (4, b"done"), (100, b"done")])
+def test_either_brings_no_more_of_a_body_than_was_asked_for(play: Play, limit: int, body: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        url = bench.answer("/work", body=b"done")
+
+        assert (await bench.subject.http(HttpRequest(url, body_limit=limit))).body == body
+        assert (await bench.subject.http(HttpRequest(url, method="HEAD", body_limit=limit))).body == b""
+
+    play(scenario)
+
+
+def test_either_asks_anew_each_time_and_goes_where_it_was_sent_only(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.answer("/new")
+        old = bench.answer("/old", 302, headers={"Location": f"http://127.0.0.1:{bench.port}/new"})
+        seen = [(await bench.subject.http(HttpRequest(old))).status for _ in range(2)]
+        bench.answer("/old", 503, b"broken")
+        reply = await bench.subject.http(HttpRequest(old))
+
+        assert seen == [302, 302]
+        assert (reply.status, reply.body) == (503, b"broken"), "a bad answer is an answer"
+        assert bench.asked == 3
+
+    play(scenario)
+
+
+def test_either_finds_nobody_where_nobody_listens(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        questions: list[Awaitable[object]] = [
+            bench.subject.http(HttpRequest(f"http://127.0.0.1:{bench.closed_port}/")),
+            bench.subject.tcp("127.0.0.1", bench.closed_port),
+        ]
+        for question in questions:
+            with pytest.raises(ConnectionRefusedError, match="refused the connection") as caught:
+                await question
+            assert caught.value.errno == errno.ECONNREFUSED
+        assert await bench.subject.tcp("127.0.0.1", bench.port) >= 0
+
+    play(scenario)
+
+
+def test_either_takes_what_is_cut_off_for_no_answer(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        with pytest.raises(OSError, match="in the middle of its answer"):
+            await bench.subject.http(HttpRequest(bench.break_off("/work")))
+
+    play(scenario)
+
+
+def test_either_measures_the_time_to_the_end_of_the_answer(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        reply = await bench.subject.http(HttpRequest(bench.answer("/slow", seconds=0.02)))
+
+        assert reply.seconds >= 0.0199
+
+    play(scenario)
+
+
+def test_either_waits_as_long_as_the_caller_does_and_no_longer(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        silent, fine = bench.answer("/silent", seconds=FOREVER), bench.answer("/fine", body=b"x")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await bench.subject.http(HttpRequest(silent))
+        waiting = asyncio.ensure_future(bench.subject.http(HttpRequest(silent)))
+        replies = await asyncio.gather(*(bench.subject.http(HttpRequest(fine)) for _ in range(5)))
+        was_waiting = not waiting.done()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+        assert was_waiting
+        assert [reply.body for reply in replies] == [b"x"] * 5
+
+    play(scenario)

@@ -428,3 +428,25 @@ def test_a_probe_that_flaps_for_moments_is_damped(down: float) -> None:
             assert await world.acts() == []
 
     run(story())
+
+
+def test_of_a_group_the_next_is_treated_when_the_one_before_is_proved() -> None:
+    async def story() -> None:
+        world = World(
+            {
+                f"web{n}": web(work=f"http://127.0.0.1:{n}/work", process=[f"/bin/web{n}"], group="front")
+                for n in range(10, 13)
+            }
+        )
+        async with world.running() as loop:
+            most = 0
+            for name in world.blueprint.subjects:
+                world.kill(name)
+            for _ in range(3000):
+                await asyncio.sleep(0.01)
+                most = max(most, len(loop.standing.in_treatment))
+
+            assert all(world.processes.supervised(name) for name in world.blueprint.subjects)
+            assert most == 1
+
+    run(story())

@@ -403,11 +403,13 @@ def _share(guard: Guard, case: Case) -> Verdict | None:
     if not case.action.disruptive:
         return None
     own = {case.subject.name, *(step.target for step in case.plan.steps)}
-    busy = {n: g for n, g in guard.standing.in_treatment.items() if n not in own | guard.standing.recovering}
+    busy = {n: g for n, g in guard.standing.in_treatment.items() if n not in own}
     for group in sorted({case.subject.group, case.target.group} - {""}):
         mates = [n for n, g in busy.items() if g == group]
         if mates:
             return Verdict("share", Answer.HOLD, f"one at a time in group {group}: {mates[0]} is being treated")
+    # One of a group is over when it is proved; of the fleet's share, when its signs are back.
+    busy = {n: g for n, g in busy.items() if n not in guard.standing.recovering}
     total = max(1, len(guard.sight.subjects))
     limit = max(guard.policy.share.at_least, int(guard.policy.share.max * total))
     if len(busy) >= limit:
