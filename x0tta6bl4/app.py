@@ -576,6 +576,14 @@ class Daemon:
         return {"status": "ok" if liboqs_is_there() else "failing"}
 
     def conditions(self) -> list[Condition]:
+        if self._changes is not None and self._changes.changed():
+            self._conditions["config-changed"] = Condition(
+                "config-changed",
+                "the configuration on disk is not the one in force",
+                "It was changed since it was read. `systemctl reload x0tta6bl4`, or SIGHUP, takes it over.",
+                "info",
+                time.time(),
+            )
         found = list(self._conditions.values())
         loop = self._loop
         if loop is None:
@@ -640,6 +648,7 @@ class Daemon:
         try:
             if self.config is not None:
                 self._changes = Changes(watched_paths(self.config))
+                self._conditions.pop("config-changed", None)
             loaded, blueprint = await asyncio.to_thread(read, self.config, os.environ, self.overrides)
             _log_as(blueprint.settings)  # the last thing that can be wrong; after it nothing is refused any more
         except ConfigError as error:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 import pytest
@@ -21,7 +21,7 @@ class Settable(Clock, Protocol):
 
 
 Wait = Callable[[float], Awaitable[None]]
-Scenario = Callable[[Any, Wait], Awaitable[None]]
+Scenario = Callable[[Any, Wait], Coroutine[Any, Any, None]]
 Play = Callable[[Scenario], None]
 
 

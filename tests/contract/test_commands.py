@@ -4,9 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -212,7 +212,7 @@ class RealBench:
         await until(Path(f"{program}.begun").exists)
 
 
-Scenario = Callable[[Bench], Awaitable[None]]
+Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
 Play = Callable[[Scenario], None]
 
 

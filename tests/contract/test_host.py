@@ -1,9 +1,9 @@
 """What every Host promises, asked of this machine and of the fake alike."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import psutil
 import pytest
@@ -57,7 +57,7 @@ class RealBench:
         self.patch.setattr(psutil, "net_if_stats", fail)
 
 
-Scenario = Callable[[Bench], Awaitable[None]]
+Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
 Play = Callable[[Scenario], None]
 
 

@@ -10,11 +10,11 @@ import socketserver
 import ssl
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import example, given
@@ -685,7 +685,7 @@ class RealBench:
         self.service.close()
 
 
-Scenario = Callable[[Bench], Awaitable[None]]
+Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
 Play = Callable[[Scenario], None]
 
 

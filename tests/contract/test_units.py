@@ -4,10 +4,10 @@ They keep each unit in a file and say what the true ones say. The true ones are 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import pytest
 
@@ -39,15 +39,18 @@ done
 cd FOLDER/units || exit 1
 unit=$1
 now=$(date +%s)
-become() { sed -i "s/^ActiveState=.*/ActiveState=$1/; s/^SubState=.*/SubState=$2/; s/^Result=.*/Result=success/; $3" "$unit"; }
+become() {
+    sed -i "s/^ActiveState=.*/ActiveState=$1/; s/^SubState=.*/SubState=$2/; s/^Result=.*/Result=success/; $3" "$unit"
+}
 tell() { echo "{\\"MESSAGE_ID\\": \\"$1\\", \\"JOB_TYPE\\": \\"$2\\"}" >> "../journal/$unit"; }
 case "$verb" in
     list-jobs) cat ../jobs; exit ;;
     show)
         for name; do
             [ "$name" = "$unit" ] || echo
-            [ -e "$name" ] && cat "$name" || printf '%s\\n' "Id=$name" LoadState=not-found ActiveState=inactive \\
-                SubState=dead Result=success MainPID=0 NRestarts=0 Restart=no ActiveEnterTimestamp= InactiveEnterTimestamp=
+            [ -e "$name" ] && cat "$name" || printf '%s\\n' "Id=$name" LoadState=not-found \\
+                ActiveState=inactive SubState=dead Result=success MainPID=0 NRestarts=0 Restart=no \\
+                ActiveEnterTimestamp= InactiveEnterTimestamp=
         done
         exit ;;
 esac
@@ -176,7 +179,7 @@ class RealBench:
         self.subject = self._units(str(self.folder / "not-booted"))
 
 
-Scenario = Callable[[Bench], Awaitable[None]]
+Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
 Play = Callable[[Scenario], None]
 
 
@@ -231,7 +234,8 @@ def test_a_job_is_done_when_its_call_returns(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         bench.put(replace(FAILED, active_since=0.0))
         story: list[tuple[str, str, str]] = []
-        for verb in ("reset-failed", "start", "stop", "restart"):
+        verbs: tuple[Verb, ...] = ("reset-failed", "start", "stop", "restart")
+        for verb in verbs:
             await bench.subject.act(verb, "shop", LONG)
             unit = await shown(bench, "shop")
             story.append((unit.active_state, unit.sub_state, unit.result))
@@ -249,7 +253,13 @@ def test_a_job_is_done_when_its_call_returns(play: Play) -> None:
 
 def test_what_is_so_already_is_left_as_it_is(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
-        for verb, unit in (("start", RUNNING), ("stop", STOPPED), ("stop", FAILED), ("reset-failed", RUNNING)):
+        cases: list[tuple[Verb, Unit]] = [
+            ("start", RUNNING),
+            ("stop", STOPPED),
+            ("stop", FAILED),
+            ("reset-failed", RUNNING),
+        ]
+        for verb, unit in cases:
             bench.put(unit)
             await bench.subject.act(verb, "shop.service", LONG)
 

@@ -387,3 +387,15 @@ def test_a_loop_without_parts_watches_this_host_and_may_do_nothing() -> None:
 
     assert [i.name for i in parts.instances] == ["host"]
     assert parts.policy.allow == [] and parts.policy.mode == "suggest"
+
+
+def test_a_configuration_that_was_changed_and_not_taken_over_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text("mapek: {interval: 60}\n")
+    daemon = Daemon(config)
+    before = [condition.code for condition in daemon.conditions()]
+    config.write_text("mapek: {interval: 30, timeout: 10}\n")
+    after = [condition.code for condition in daemon.conditions()]
+
+    assert before == []
+    assert after == ["config-changed"]

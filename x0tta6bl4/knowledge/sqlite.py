@@ -393,12 +393,14 @@ class SqliteKnowledge:
         for (body,) in await rows("incidents", "body", "opened_at"):
             incident = incident_from(_parsed(body))
             told = {"incident": incident.id, "subject": incident.subject, "fault": incident.fault}
-            add(
-                incident.opened_at,
-                "opened",
-                f"{incident.fault}: {incident.summary}",
-                {**told, "because": list(incident.because), "severity": str(incident.severity)},
-            )
+            seen = {**told, "because": list(incident.because), "severity": str(incident.severity)}
+            if incident.reopened:
+                # The words are the latest return's; those of the first time stand beside it as what was found then.
+                times = "once" if incident.reopened == 1 else f"{incident.reopened} times"
+                add(incident.opened_at, "opened", f"{incident.fault}, for the first time; it came back {times}", told)
+                add(incident.onset_at, "opened", f"{incident.fault} again: {incident.summary}", seen)
+            else:
+                add(incident.opened_at, "opened", f"{incident.fault}: {incident.summary}", seen)
             if incident.closed_at is not None:
                 add(incident.closed_at, "closed", incident.ended or "closed", told)
         for id, first_at, last_at, times, since, body in await rows(

@@ -22,6 +22,8 @@ def page(told: Mapping[str, Any]) -> Iterator[str]:
     loop, subjects, incidents = told["loop"], told["subjects"], told["incidents"]
     well = sum(subject["state"] == "well" for subject in subjects)
 
+    told_as = {"allow": "allowed", "hold": "held back", "deny": "not done"}
+
     def word(value: str) -> str:
         return f'<span class="word {_tone(value)}">{text(value)}</span>'
 
@@ -59,12 +61,12 @@ def page(told: Mapping[str, Any]) -> Iterator[str]:
             decided = (
                 "nothing decided yet"
                 if said is None
-                else f"{text(said['answer'])} by {text(said['check'])}: {text(said['sentence'])}"
+                else f"{told_as[said['answer']]} ({text(said['check'])}): {text(said['sentence'])}"
             )
             yield (
                 f"<li><h3>{word(incident['severity'])} {text(incident['subject'])}: {text(incident['fault'])}</h3>"
                 f"<p>{text(incident['summary'])}</p><p>{word(incident['state'])} {decided}</p>"
-                f'<p class="small"><code>{text(incident["id"])}</code> since {clock(incident["opened_at"])}</p></li>'
+                f'<p class="small"><code>{text(incident["id"])}</code> since {clock(incident["onset_at"])}</p></li>'
             )
         yield f"</ul>{more(incidents)}</section>"
     else:

@@ -198,6 +198,7 @@ def _incident(incident: Incident, said: Mapping[str, Any] | None) -> dict[str, A
         "severity": incident.severity.value,
         "summary": incident.summary,
         "opened_at": iso(incident.opened_at),
+        "onset_at": iso(incident.onset_at or incident.opened_at),
         "updated_at": iso(incident.updated_at),
         "reopened": incident.reopened,
         "rung": incident.rung,
