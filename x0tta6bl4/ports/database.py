@@ -26,6 +26,7 @@ class Database(Protocol):
         """Runs ``work`` in a transaction; returns when it is on disk (fsynced). All or nothing. Raises StoreError.
 
         Works that are waiting at the same time share one commit. One that raises is rolled back alone.
+        A work whose awaiter was cancelled is done all the same.
         """
         ...
 

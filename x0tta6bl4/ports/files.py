@@ -16,14 +16,16 @@ class FileInfo:
 
 class Files(Protocol):
     async def list(self, folder: str, pattern: str) -> Sequence[FileInfo]:
-        """Regular files below the folder whose name matches the glob. Links are neither followed nor listed."""
+        """Regular files below the folder whose name matches the glob. Links are neither followed nor listed.
+
+        OSError when there is no such folder, or it is a link.
+        """
         ...
 
     async def delete(self, folder: str, path: str) -> int:
-        """Deletes one regular file that truly lies inside the folder; the bytes freed. Raises StepRefused for any
-        other.
+        """Deletes one regular file that truly lies inside the folder; the bytes freed, 0 when it is gone already.
 
-        Links in the way are never followed, and a file swapped for a link between look and act is left alone.
+        Raises StepRefused for any other. Links in the way are never followed, and a file swapped for a link between look and act is left alone.
         """
         ...
 

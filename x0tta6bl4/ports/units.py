@@ -30,7 +30,10 @@ class Unit:
 
 class Units(Protocol):
     async def show(self, names: Sequence[str]) -> Mapping[str, Unit]:
-        """All of the named units in one question. Unknown ones come back with ``load_state`` not-found."""
+        """All of the named units in one question. Unknown ones come back with ``load_state`` not-found.
+
+        Raises ProbeFailed where systemd is not running.
+        """
         ...
 
     async def act(self, verb: Verb, name: str, timeout: float, signal: str | None = None) -> None:
