@@ -25,7 +25,8 @@ class Files(Protocol):
     async def delete(self, folder: str, path: str) -> int:
         """Deletes one regular file that truly lies inside the folder; the bytes freed, 0 when it is gone already.
 
-        Raises StepRefused for any other. Links in the way are never followed, and a file swapped for a link between look and act is left alone.
+        Raises StepRefused for any other. Links in the way are never followed, and a file swapped for a link between
+        look and act is left alone.
         """
         ...
 
