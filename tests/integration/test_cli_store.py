@@ -120,7 +120,7 @@ def test_why_of_a_well_subject_says_so_and_since_when(state: Path, capsys: Outpu
         ),
         (Verdict("mode", Answer.HOLD, "waits for approval", time() + 240), ("HELD until", "x0tta6bl4 approve plan-1")),
         (Verdict("kill switch", Answer.DENY, "auto_healing is off"), ("DENIED", "x0tta6bl4 flags auto_healing on")),
-        (Verdict("maintenance", Answer.HOLD, "paused by ann"), ("HELD:", "x0tta6bl4 resume")),
+        (Verdict("maintenance", Answer.HOLD, "paused by oncall"), ("HELD:", "x0tta6bl4 resume")),
     ],
 )
 def test_why_not_names_the_check_its_reason_and_the_way_out(
@@ -225,7 +225,7 @@ def test_approve_is_written_with_who_and_why_and_stands(
     state: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setenv("SUDO_USER", "ann")
+    monkeypatch.setenv("SUDO_USER", "oncall")
 
     async def wanted(knowledge: SqliteKnowledge) -> None:
         await knowledge.save_incident(incident())
@@ -236,10 +236,10 @@ def test_approve_is_written_with_who_and_why_and_stands(
 
     assert ask(state, "approve", "plan-1", "--why", "looked at it") == 0
     approval = next(a for a in fill(state, lambda k: k.approvals()) if a.plan == "plan-1")
-    assert (approval.state, approval.who, approval.why) == ("approved", "ann@cli", "looked at it")
+    assert (approval.state, approval.who, approval.why) == ("approved", "oncall@cli", "looked at it")
     capsys.readouterr()
     assert ask(state, "reject", "plan-1") == 1
-    assert "was approved before, by ann@cli" in capsys.readouterr().out
+    assert "was approved before, by oncall@cli" in capsys.readouterr().out
     assert ask(state, "approve", "plan-2") == 1
     assert "Too late" in capsys.readouterr().out
     assert ask(state, "approve", "plan-3") == 2
@@ -277,11 +277,11 @@ def test_flags_are_shown_turned_and_audited(state: Path, capsys: Output) -> None
 
 
 def test_audit_verify_finds_what_was_changed_behind_our_back(state: Path, capsys: Output) -> None:
-    fill(state, lambda k: k.set_flag("auto_healing", False, "ann"))
+    fill(state, lambda k: k.set_flag("auto_healing", False, "oncall"))
 
     assert ask(state, "audit", "verify") == 0
     with sqlite3.connect(state / "knowledge.db") as connection:
-        connection.execute("UPDATE audit SET who = 'bob'")
+        connection.execute("UPDATE audit SET who = 'intruder'")
     connection.close()
     capsys.readouterr()
     assert ask(state, "--output", "json", "audit", "verify") == 1
@@ -291,7 +291,7 @@ def test_audit_verify_finds_what_was_changed_behind_our_back(state: Path, capsys
 
 def test_an_export_comes_back_whole_in_another_place(state: Path, tmp_path: Path, capsys: Output) -> None:
     fill(state, lambda k: trouble(k, Verdict("allowlist", Answer.DENY, "is not allowed")))
-    fill(state, lambda k: k.set_flag("auto_healing", False, "ann"))
+    fill(state, lambda k: k.set_flag("auto_healing", False, "oncall"))
     file, other = tmp_path / "all.jsonl", tmp_path / "other"
 
     assert ask(state, "audit", "export", str(file)) == 0
@@ -459,8 +459,8 @@ def test_simulate_counts_with_what_people_said_and_writes_nothing_there(
     file = config(tmp_path, SERVICE.format(python=sys.executable, mark=tmp_path / "started", mode="auto"))
 
     async def said(knowledge: SqliteKnowledge) -> None:
-        await knowledge.add_pause("web", time() + 600, who="ann@cli", reason="deploy")
-        await knowledge.set_flag("auto_healing", False, "ann@cli")
+        await knowledge.add_pause("web", time() + 600, who="oncall@cli", reason="deploy")
+        await knowledge.set_flag("auto_healing", False, "oncall@cli")
 
     fill(state, said)
     before = fill(state, lambda k: k.audit_trail())
@@ -469,7 +469,7 @@ def test_simulate_counts_with_what_people_said_and_writes_nothing_there(
 
     out = " ".join(capsys.readouterr().out.split())
     assert "kill switch deny auto_healing is off" in out
-    assert "maintenance hold paused by ann@cli" in out
+    assert "maintenance hold paused by oncall@cli" in out
     assert "outcome: simulated; it would not be done, by kill switch" in out
     assert fill(state, lambda k: k.audit_trail()) == before
     assert fill(state, lambda k: k.incidents()) == [] and not (tmp_path / "started").exists()

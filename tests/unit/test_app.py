@@ -281,9 +281,9 @@ def test_systemd_says_where_state_and_lock_are(monkeypatch: pytest.MonkeyPatch) 
     assert lock_file_of(Settings(), Path("/etc")) == Path("/run/x0t/daemon.lock")
     monkeypatch.delenv("RUNTIME_DIRECTORY")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_STATE_HOME", "/home/ann/.state")
-    assert state_dir_of(Settings(), Path("/etc")) == Path("/home/ann/.state/x0tta6bl4")
-    assert lock_file_of(Settings(), Path("/etc")) == Path("/home/ann/.state/x0tta6bl4/daemon.lock")
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/oncall/.state")
+    assert state_dir_of(Settings(), Path("/etc")) == Path("/home/oncall/.state/x0tta6bl4")
+    assert lock_file_of(Settings(), Path("/etc")) == Path("/home/oncall/.state/x0tta6bl4/daemon.lock")
 
 
 def test_drawing_touches_nothing(tmp_path: Path) -> None:

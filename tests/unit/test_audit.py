@@ -29,7 +29,7 @@ def tamper(path: Path, *statements: str) -> None:
 async def chain(path: Path, links: int = LINKS) -> None:
     async with store(path) as memory:
         for number in range(links):
-            await memory.audit("ann", "did", {"number": number, "name": "é", "odd": os.fsdecode(b"\xff")})
+            await memory.audit("oncall", "did", {"number": number, "name": "é", "odd": os.fsdecode(b"\xff")})
         assert await memory.verify_audit() == links
 
 
@@ -63,7 +63,7 @@ def test_links_come_back_newest_first_each_holding_the_hash_of_the_one_before(tm
 @pytest.mark.parametrize(
     ("bad", "statements"),
     [
-        (3, ["UPDATE audit SET who = 'bob' WHERE seq = 3"]),
+        (3, ["UPDATE audit SET who = 'intruder' WHERE seq = 3"]),
         (3, ["UPDATE audit SET at = at + 1 WHERE seq = 3"]),
         (3, ["UPDATE audit SET what = 'nothing' WHERE seq = 3"]),
         (3, ["UPDATE audit SET data = '{\"number\":7}' WHERE seq = 3"]),
@@ -114,10 +114,10 @@ def test_the_first_link_that_does_not_hold_is_named(tmp_path: Path, bad: int, st
 def test_a_link_hashed_anew_is_noticed_at_the_next_one_and_at_the_end(tmp_path: Path) -> None:
     def rehash(seq: int) -> None:
         with contextlib.closing(sqlite3.connect(path)) as database:
-            row = database.execute("SELECT seq, at, 'bob', what, data, previous FROM audit WHERE seq = ?", (seq,))
+            row = database.execute("SELECT seq, at, 'intruder', what, data, previous FROM audit WHERE seq = ?", (seq,))
             seq, at, who, what, data, previous = row.fetchone()
             hash = _hash(seq, at, who, what, json.loads(data), previous)
-            database.execute("UPDATE audit SET who = 'bob', hash = ? WHERE seq = ?", (hash, seq))
+            database.execute("UPDATE audit SET who = 'intruder', hash = ? WHERE seq = ?", (hash, seq))
             database.commit()
 
     path = tmp_path / "k.db"
@@ -134,7 +134,7 @@ def test_a_cut_tail_stays_visible_when_the_chain_goes_on(tmp_path: Path) -> None
         await chain(path)
         tamper(path, f"DELETE FROM audit WHERE seq >= {LINKS - 1}")
         async with store(path) as memory:
-            await memory.set_flag("auto_healing", False, "ann")  # an operator can still switch off
+            await memory.set_flag("auto_healing", False, "oncall")  # an operator can still switch off
         assert await first_bad(path) == LINKS - 1
 
     asyncio.run(main())
@@ -215,7 +215,7 @@ def test_retention_leaves_an_anchor_from_which_the_chain_goes_on(tmp_path: Path)
         path, clock = tmp_path / "k.db", Hands()
         async with store(path, clock) as memory:
             for number in range(20):
-                await memory.audit("ann", "did", {"n": number})
+                await memory.audit("oncall", "did", {"n": number})
                 clock.now += DAY
             assert (await memory.retain(clock.now, 5, 10_000)).audit == 15
             assert await memory.verify_audit() == 6  # five of five days, and the one that tells of it
@@ -224,7 +224,7 @@ def test_retention_leaves_an_anchor_from_which_the_chain_goes_on(tmp_path: Path)
             clock.now += 90 * DAY
             assert (await memory.retain(clock.now, 5, 10_000)).audit == 4
             assert await memory.verify_audit() == 1
-            assert await memory.audit("ann", "did") == 24
+            assert await memory.audit("oncall", "did") == 24
             assert (await memory.retain(clock.now, 5, 10_000)).audit == 0
         tamper(path, "DELETE FROM audit WHERE what = 'audit.retained'")
         assert await first_bad(path) == 23
@@ -236,7 +236,7 @@ def test_retention_does_not_clear_away_what_was_tampered_with(tmp_path: Path) ->
     async def main() -> None:
         path, clock = tmp_path / "k.db", Hands()
         await chain(path)
-        tamper(path, "UPDATE audit SET who = 'bob' WHERE seq = 3")
+        tamper(path, "UPDATE audit SET who = 'intruder' WHERE seq = 3")
         async with store(path, clock) as memory:
             with pytest.raises(TamperedError):
                 await memory.retain(clock.now + 100 * DAY, 5, 10_000)
@@ -246,7 +246,7 @@ def test_retention_does_not_clear_away_what_was_tampered_with(tmp_path: Path) ->
 
 
 def edited(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows[3]["row"][2] = "bob"
+    rows[3]["row"][2] = "intruder"
     return rows
 
 
@@ -275,7 +275,7 @@ def test_an_export_with_a_broken_chain_is_refused(tmp_path: Path, spoil: Any) ->
             links = spoil([line for line in rest if line["kind"] == "audit"])
             lines = [first, *links, {"kind": "end", "rows": len(links)}]
             with pytest.raises(TamperedError):
-                await b.import_(map(json.dumps, lines), "ann")
+                await b.import_(map(json.dumps, lines), "oncall")
             assert await b.verify_audit() == 0
 
     asyncio.run(main())
@@ -288,9 +288,9 @@ def test_an_operators_act_and_its_link_are_written_together_or_not_at_all(tmp_pa
         tamper(path, "CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT raise(ABORT, 'the disk is full'); END")
         async with store(path) as memory:
             with pytest.raises(StoreError, match="disk is full"):
-                await memory.set_flag("auto_healing", True, "ann")
+                await memory.set_flag("auto_healing", True, "oncall")
             with pytest.raises(StoreError, match="disk is full"):
-                await memory.add_pause("*", 2e9, who="ann")
+                await memory.add_pause("*", 2e9, who="oncall")
             assert await memory.flags() == {}
             assert await memory.pauses() == []
 

@@ -185,17 +185,17 @@ def test_a_symptom_counts_as_gone_only_when_every_sign_was_seen_to_be_well(
 @pytest.mark.parametrize("target", ["web", "w*", "*", "db"])
 def test_a_pause_on_the_subject_or_on_what_the_step_touches_holds_until_it_ends(target: str) -> None:
     the = guard(Subject("web", mode="auto"), Subject("db", mode="auto"))
-    the.standing.pauses = (Pause("p1", target, "pause", "moving disks", "ann", NOW - 5, NOW + 60),)
+    the.standing.pauses = (Pause("p1", target, "pause", "moving disks", "oncall", NOW - 5, NOW + 60),)
     said = verdict(the, target="db")
 
     assert (said.check, said.answer, said.until) == ("maintenance", Answer.HOLD, NOW + 60)
-    assert "paused by ann until" in said.sentence and said.sentence.endswith("moving disks")
+    assert "paused by oncall until" in said.sentence and said.sentence.endswith("moving disks")
     assert verdict(the, target="db", wall=NOW + 60).answer is Answer.ALLOW
 
 
 def test_a_pause_of_somebody_else_is_no_reason() -> None:
     the = guard()
-    the.standing.pauses = (Pause("p1", "db", "pause", "", "ann", NOW - 5, NOW + 60),)
+    the.standing.pauses = (Pause("p1", "db", "pause", "", "oncall", NOW - 5, NOW + 60),)
 
     assert verdict(the).answer is Answer.ALLOW
 
@@ -363,13 +363,13 @@ def test_a_human_is_told_in_every_mode_but_observe() -> None:
     [
         ("wanted", Answer.HOLD, "waits for approval"),
         ("approved", Answer.ALLOW, ""),
-        ("rejected", Answer.DENY, "rejected by ann: not now"),
+        ("rejected", Answer.DENY, "rejected by oncall: not now"),
         ("expired", Answer.HOLD, "waits for approval"),
     ],
 )
 def test_an_answer_counts_for_the_plan_it_was_given_to(state: Any, answer: Answer, part: str) -> None:
     the = guard(Subject("web", mode="approve"))
-    the.standing.approvals["plan-1"] = Approval("plan-1", state, "ann", "not now", NOW, NOW + 60)
+    the.standing.approvals["plan-1"] = Approval("plan-1", state, "oncall", "not now", NOW, NOW + 60)
     said = verdict(the)
 
     assert said.answer is answer

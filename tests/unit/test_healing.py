@@ -136,7 +136,7 @@ def test_the_kill_switch_thrown_from_outside_stops_all_acting_within_a_second() 
     async def story() -> None:
         world = World({"web": web()})
         async with world.running():
-            await world.knowledge.set_flag("auto_healing", False, "ann")
+            await world.knowledge.set_flag("auto_healing", False, "oncall")
             world.database.others_wrote()
             await asyncio.sleep(0.9)
             world.kill("web")
@@ -144,7 +144,7 @@ def test_the_kill_switch_thrown_from_outside_stops_all_acting_within_a_second() 
             assert await world.acts() == []
             assert "auto_healing is off" in await sentences(world)
 
-            await world.knowledge.set_flag("auto_healing", True, "ann")
+            await world.knowledge.set_flag("auto_healing", True, "oncall")
             world.database.others_wrote()
             await world.until(lambda: world.processes.supervised("web") is not None, within=2.0)
 
@@ -155,7 +155,7 @@ def test_a_paused_target_is_left_alone_until_the_pause_ends() -> None:
     async def story() -> None:
         world = World({"web": web()})
         async with world.running():
-            await world.knowledge.add_pause("web", world.clock.wall() + 60, who="ann", reason="moving disks")
+            await world.knowledge.add_pause("web", world.clock.wall() + 60, who="oncall", reason="moving disks")
             world.database.others_wrote()
             await asyncio.sleep(0.5)
             world.kill("web")
@@ -177,7 +177,7 @@ def test_in_mode_approve_a_person_decides_and_the_symptom_is_looked_at_again() -
             (wanted,) = await world.knowledge.approvals("wanted")
             assert await world.acts() == []
 
-            await world.knowledge.answer_approval(wanted.plan, True, "ann", "go ahead")
+            await world.knowledge.answer_approval(wanted.plan, True, "oncall", "go ahead")
             world.database.others_wrote()
             await world.until(lambda: world.processes.supervised("web") is not None, within=2)
             assert await world.acts() == ["process.restart"]
@@ -208,12 +208,12 @@ def test_a_rejected_plan_is_not_done() -> None:
             world.kill("web")
             await asyncio.sleep(3)
             (wanted,) = await world.knowledge.approvals("wanted")
-            await world.knowledge.answer_approval(wanted.plan, False, "ann", "it is being replaced")
+            await world.knowledge.answer_approval(wanted.plan, False, "oncall", "it is being replaced")
             world.database.others_wrote()
             await asyncio.sleep(60)
 
             assert await world.acts() == []
-            assert "rejected by ann: it is being replaced" in await sentences(world)
+            assert "rejected by oncall: it is being replaced" in await sentences(world)
 
     run(story())
 

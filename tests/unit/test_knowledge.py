@@ -454,7 +454,7 @@ def test_a_story_tells_everything_in_order_of_time_and_history_its_end(tmp_path:
             hold = Verdict("mode", Answer.HOLD, "asks")
             await memory.record_decision(plan(target="db"), step, hold, clock.now)
             clock.now = start + 4
-            await memory.answer_approval("plan-1", True, "ann", "go on")
+            await memory.answer_approval("plan-1", True, "oncall", "go on")
             clock.now = start + 5
             await memory.record_intent(step, plan(target="db"), 1)
             await memory.record_outcome(
@@ -475,7 +475,7 @@ def test_a_story_tells_everything_in_order_of_time_and_history_its_end(tmp_path:
                 "closed",
             ]
             assert [e.at for e in story] == sorted(e.at for e in story)
-            assert "ann: go on" in story[4].text
+            assert "oncall: go on" in story[4].text
             assert story[6].text == "process.restart on db: verified: came back"
             assert await memory.history("web") == story
             assert await memory.history("web", 3) == story[-3:]
@@ -493,38 +493,38 @@ def test_flags_pauses_and_answers_are_kept_and_audited(tmp_path: Path) -> None:
         clock = Hands()
         async with store(tmp_path / "k.db", clock) as memory:
             assert await memory.flags() == {}
-            assert await memory.set_flag("auto_healing", False, "ann") is None
-            assert await memory.set_flag("auto_healing", True, "bob") is False
+            assert await memory.set_flag("auto_healing", False, "oncall") is None
+            assert await memory.set_flag("auto_healing", True, "intruder") is False
             assert await memory.flags() == {"auto_healing": True}
 
-            short = await memory.add_pause("web-*", clock.now + 60, who="ann", reason="deploy", kind="maintenance")
-            always = await memory.add_pause("*", math.inf, who="bob")
+            short = await memory.add_pause("web-*", clock.now + 60, who="oncall", reason="deploy", kind="maintenance")
+            always = await memory.add_pause("*", math.inf, who="intruder")
             assert await memory.pauses() == [short, always]
             clock.now += 60
             assert await memory.pauses() == [always]
             assert math.isfinite(always.until)
-            assert await memory.remove_pause("*", "ann") == 1
-            assert await memory.remove_pause("*", "ann") == 0
+            assert await memory.remove_pause("*", "oncall") == 1
+            assert await memory.remove_pause("*", "oncall") == 0
             assert await memory.pauses() == []
 
             wanted = await memory.want_approval(plan(), clock.now + 60, "costly")
             assert await memory.want_approval(plan(), clock.now + 999) == wanted
             assert await memory.approvals("wanted") == [wanted]
-            yes = await memory.answer_approval("plan-1", True, "ann")
+            yes = await memory.answer_approval("plan-1", True, "oncall")
             assert yes is not None
-            assert (yes.state, yes.who) == ("approved", "ann")
-            assert await memory.answer_approval("plan-1", False, "bob") == yes
-            assert await memory.answer_approval("plan-9", True, "bob") is None
+            assert (yes.state, yes.who) == ("approved", "oncall")
+            assert await memory.answer_approval("plan-1", False, "intruder") == yes
+            assert await memory.answer_approval("plan-9", True, "intruder") is None
 
             rows = await memory.audit_trail()
             trail = [(row.who, row.what, row.data.get("from"), row.data.get("to")) for row in rows]
             assert trail == [
-                ("ann", "approval.approved", None, None),
-                ("ann", "pause.ended", None, None),
-                ("bob", "pause.begun", None, None),
-                ("ann", "maintenance.begun", None, None),
-                ("bob", "flag.set", False, True),
-                ("ann", "flag.set", None, False),
+                ("oncall", "approval.approved", None, None),
+                ("oncall", "pause.ended", None, None),
+                ("intruder", "pause.begun", None, None),
+                ("oncall", "maintenance.begun", None, None),
+                ("intruder", "flag.set", False, True),
+                ("oncall", "flag.set", None, False),
             ]
             assert await memory.verify_audit() == 6
 
@@ -539,7 +539,7 @@ def test_an_approval_that_nobody_answered_expires_and_cannot_be_answered_then(tm
                 await memory.want_approval(plan(id), clock.now + 60)
             assert await memory.expire_approvals(clock.now + 59) == []
             clock.now += 60
-            late = await memory.answer_approval("a", True, "ann")
+            late = await memory.answer_approval("a", True, "oncall")
             assert late is not None
             assert late.state == "expired"
             assert [(a.plan, a.state) for a in await memory.expire_approvals(clock.now)] == [("b", "expired")]
@@ -614,12 +614,12 @@ async def fill(memory: SqliteKnowledge, clock: Hands, prefix: str = "", count: i
         await memory.add_finding(id, Finding("a", "web", "dead", "é\ud800"), clock.now)
         await memory.want_approval(mine, clock.now + 60)
         await memory.record_decision(mine, mine.steps[0], Verdict("mode", Answer.HOLD, "asks"), clock.now)
-        await memory.answer_approval(mine.id, True, "ann")
+        await memory.answer_approval(mine.id, True, "oncall")
         await memory.record_intent(mine.steps[0], mine, 1)
         if number:
             await memory.record_outcome(mine.steps[0].id, outcome(mine.steps[0].id))
-    await memory.set_flag("auto_healing", False, "ann")
-    await memory.add_pause("*", clock.now + 60, who="ann")
+    await memory.set_flag("auto_healing", False, "oncall")
+    await memory.add_pause("*", clock.now + 60, who="oncall")
     await memory.save_subjects([SubjectState("web", "up", 3.0, "", 4.0)])
     await memory.remember("brake", {"until": 1.5})
 
@@ -657,9 +657,9 @@ def test_an_export_taken_into_an_empty_memory_is_the_same_memory(
         async with store(tmp_path / "a.db", clock) as a, store(tmp_path / "b.db", clock) as b:
             await fill(a, clock, count=20)  # some pages of it
             await a.retain(clock.now, 90, 15)  # also with a beginning that was let go of
-            await a.set_flag("auto_healing", True, "bob")
+            await a.set_flag("auto_healing", True, "intruder")
             lines = await exported(a)
-            taken = await b.import_(lines, "ann")
+            taken = await b.import_(lines, "oncall")
 
             assert taken.skipped == ()
             assert await b.open_incidents() == await a.open_incidents()
@@ -670,7 +670,7 @@ def test_an_export_taken_into_an_empty_memory_is_the_same_memory(
             assert await b.recall("brake") == {"until": 1.5}
             assert await b.boot() == 2
             (told, *rest) = await b.audit_trail()
-            assert (told.who, told.what) == ("ann", "import")
+            assert (told.who, told.what) == ("oncall", "import")
             assert rest == await a.audit_trail()
             assert await b.verify_audit() == await a.verify_audit() + 1
             changed = set(lines) ^ set(await exported(b))
@@ -687,7 +687,7 @@ def test_an_import_into_a_used_memory_takes_unknown_incidents_and_says_what_it_l
             await fill(a, clock)
             await fill(b, clock, "b")
             await b.save_incident(incident("1", summary="ours"))
-            taken = await b.import_(await exported(a), "ann")
+            taken = await b.import_(await exported(a), "oncall")
 
             tables = ("incidents", "findings", "plans", "steps", "decisions", "approvals")
             assert taken.taken == dict.fromkeys(tables, 2)
@@ -697,7 +697,7 @@ def test_an_import_into_a_used_memory_takes_unknown_incidents_and_says_what_it_l
             assert ours is not None
             assert ours.summary == "ours"
             assert await b.story("2") == await a.story("2")
-            assert (await b.import_(await exported(a), "ann")).taken == {}
+            assert (await b.import_(await exported(a), "oncall")).taken == {}
             assert await b.verify_audit() == 5 + 2
 
     asyncio.run(main())
@@ -739,11 +739,11 @@ def test_a_spoilt_export_is_refused_and_nothing_of_it_is_taken(tmp_path: Path, s
             await fill(a, clock)
             lines = await exported(a)
             with pytest.raises(StoreError) as caught:
-                await b.import_(spoil(lines), "ann")
+                await b.import_(spoil(lines), "oncall")
             assert not isinstance(caught.value, TamperedError)
             assert await b.incidents() == []
             assert await b.audit_trail() == []
-            await b.import_(lines, "ann")
+            await b.import_(lines, "oncall")
 
     asyncio.run(main())
 
@@ -756,7 +756,7 @@ def test_an_import_is_done_whole_or_not_at_all(tmp_path: Path) -> None:
             await b.record_intent(plan("p2", "other").steps[0], plan("p2", "other"), 1)  # the same step, another story
             before = await exported(b)
             with pytest.raises(StoreError, match="UNIQUE"):
-                await b.import_(await exported(a), "ann")
+                await b.import_(await exported(a), "oncall")
             assert await exported(b) == before
 
     asyncio.run(main())

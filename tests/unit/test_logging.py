@@ -64,8 +64,8 @@ def test_secrets_are_taken_out_of_fields_messages_and_tracebacks() -> None:
     setup_logging(stream=stream)
     logger = get_logger("x0tta6bl4")
     logger.info(
-        "mail to bob@example.com",
-        user_email="bob@example.com",
+        "mail to intruder@example.com",
+        user_email="intruder@example.com",
         authorization="Bearer hunter2",
         a=[{"token": "hunter2"}],
     )
@@ -76,7 +76,7 @@ def test_secrets_are_taken_out_of_fields_messages_and_tracebacks() -> None:
         logging.getLogger("x0tta6bl4").exception("failed")
 
     assert "hunter2" not in stream.getvalue()
-    assert "bob@" not in stream.getvalue()
+    assert "intruder@" not in stream.getvalue()
     assert [("ValueError: password=[REDACTED:secret]" in line["exception"]) for line in lines(stream)[1:]] == [
         True,
         True,

@@ -703,7 +703,7 @@ def test_a_lost_message_to_a_human_does_not_move_the_incident_and_the_approval_s
         life.cancel()
         await asyncio.gather(life, return_exceptions=True)
         assert [left.step.action for left in await world.knowledge.unfinished()] == ["notify.human"]
-        await world.knowledge.answer_approval(wanted.plan, True, "ann", "go ahead")
+        await world.knowledge.answer_approval(wanted.plan, True, "oncall", "go ahead")
 
         async with world.running(started=False):
             await world.until(lambda: world.processes.supervised("web") is not None, within=20)
@@ -745,7 +745,7 @@ def test_flags_that_others_set_are_noticed_at_once() -> None:
     async def story() -> None:
         world = World({"web": web()})
         async with world.running() as loop:
-            await world.knowledge.set_flag("monitoring_verbose", True, "ann")
+            await world.knowledge.set_flag("monitoring_verbose", True, "oncall")
             world.database.others_wrote()
             assert await world.until(lambda: loop.parts.flags.is_enabled("monitoring_verbose")) <= NOTICE_EVERY + 0.02
 

@@ -25,7 +25,7 @@ PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIHjk\nAoGCCqGSM49\n-----END EC PR
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("mail to bob.o+x@mail.example.com.", "mail to [REDACTED:email]."),
+        ("mail to intruder.o+x@mail.example.com.", "mail to [REDACTED:email]."),
         ("key sk-proj-abcDEF123 used", "key [REDACTED:key] used"),
         ("sk-abcdefghijklmnop", "[REDACTED:key]"),
         ("ghp_0123456789abcdefABCD", "[REDACTED:key]"),
@@ -135,8 +135,8 @@ class Broken:
     [
         ({"a": [{"password": "hunter2"}]}, {"a": [{"password": "[REDACTED:secret]"}]}),
         ({"password": ["hunter2", {"x": "hunter2"}]}, {"password": "[REDACTED:secret]"}),
-        (Login("bob", "hunter2"), {"user": "bob", "api_key": "[REDACTED:secret]"}),
-        (Pair("bob", "hunter2"), {"user": "bob", "password": "[REDACTED:secret]"}),
+        (Login("intruder", "hunter2"), {"user": "intruder", "api_key": "[REDACTED:secret]"}),
+        (Pair("intruder", "hunter2"), {"user": "intruder", "password": "[REDACTED:secret]"}),
         (["run", "--token", "hunter2", "-v"], ["run", "--token", "[REDACTED:secret]", "-v"]),
         (("run", "--password=hunter2"), ["run", "--password=[REDACTED:secret]"]),
         ([(b"authorization", b"hunter2")], [["authorization", "[REDACTED:secret]"]]),
@@ -187,10 +187,10 @@ def test_the_event_keeps_its_shape_and_loses_its_secrets() -> None:
         try:
             raise ValueError("token=hunter2")
         except ValueError as error:
-            raise RuntimeError("mail bob@example.com") from error
+            raise RuntimeError("mail intruder@example.com") from error
     except RuntimeError as error:
         event = redact(
-            None, "error", {"event": "failed for bob@example.com", "cookie": "hunter2", "n": 3, "exc_info": error}
+            None, "error", {"event": "failed for intruder@example.com", "cookie": "hunter2", "n": 3, "exc_info": error}
         )
 
     assert event["event"] == "failed for [REDACTED:email]"

@@ -185,7 +185,7 @@ def test_asking_again_when_an_approval_lapsed_is_a_message_of_its_own_in_the_jou
             assert await told(world) >= 4
             (wanted,) = await world.knowledge.approvals("wanted")
 
-            await world.knowledge.answer_approval(wanted.plan, True, "ann", "go ahead")
+            await world.knowledge.answer_approval(wanted.plan, True, "oncall", "go ahead")
             world.database.others_wrote()
             await world.until(lambda: world.processes.supervised("web") is not None, within=2)
 
@@ -419,7 +419,7 @@ def test_what_is_paused_is_not_started_by_a_start_of_the_daemon(tmp_path: Path) 
         assert daemon._processes is not None
         runs = daemon._processes.supervised("nap") is not None
         if pause:
-            await daemon.loop.parts.knowledge.add_pause("nap", daemon.started_at + 3600, who="ann")
+            await daemon.loop.parts.knowledge.add_pause("nap", daemon.started_at + 3600, who="oncall")
         daemon.stop()
         await life
         return runs
