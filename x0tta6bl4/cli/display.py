@@ -141,7 +141,7 @@ def ago(seconds: float) -> str:
 def span(seconds: float) -> str:
     """How long, in the one unit that says it best."""
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     for limit, size, unit in ((100, 1, "s"), (100 * 60, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
