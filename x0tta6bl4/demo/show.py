@@ -24,15 +24,17 @@ status: {{port: {status}}}
 guard:
   allow: [process.*, cleanup.*]
 subjects:
-  sample:
+"""
+SUBJECT = """\
+  {name}:
     process:
-      command: ["${{python}}", -m, x0tta6bl4.demo.victim, --port, "{port}", --folder, "${{config_dir}}/sample"]
+      command: ["${{python}}", -m, x0tta6bl4.demo.victim, --port, "{port}", --folder, "${{config_dir}}/{name}"]
       on_exit: stop
     work: http://127.0.0.1:{port}/work
     mode: auto
     memory_limit: 100MiB
     cleanup:
-      - {{folder: "${{config_dir}}/sample/cache"}}
+      - {{folder: "${{config_dir}}/{name}/cache"}}
 """
 
 
@@ -42,6 +44,7 @@ class Fault:
     story: str
     cause: Callable[[int, int], None]
     """Breaks the service on a port, whose process has that pid."""
+    victim: str = "sample"
 
 
 def _kill(port: int, pid: int) -> None:
@@ -60,6 +63,8 @@ FAULTS = (
         "poisoned",
         "its cache is corrupt, so that every plain restart fails",
         lambda port, pid: _break(port, "poison", now=1),
+        # One that was not restarted three times already: the daemon would not even try a fourth plain restart there.
+        victim="sample-2",
     ),
 )
 
@@ -138,11 +143,14 @@ def main(argv: Sequence[str] = ()) -> int:
 
 
 def _show(folder: Path, faults: Sequence[Fault]) -> int:
-    port, status = free_port(), free_port()
-    (folder / "sample").mkdir()
+    ports = {name: free_port() for name in dict.fromkeys(fault.victim for fault in faults)}
+    for name in ports:
+        (folder / name).mkdir()
     config = folder / "x0tta6bl4.yaml"
-    config.write_text(CONFIG.format(port=port, status=status))
-    print(f"A small web service on port {port}, under the daemon's care. It is about to have a bad day.\n", flush=True)
+    subjects = "".join(SUBJECT.format(name=name, port=port) for name, port in ports.items())
+    config.write_text(CONFIG.format(status=free_port()) + subjects)
+    places = " and ".join(f"{name} on port {port}" for name, port in ports.items())
+    print(f"Small web services under the daemon's care: {places}. They are about to have a bad day.\n", flush=True)
     daemon = subprocess.Popen(
         [sys.executable, "-m", "x0tta6bl4", "run", "--config", str(config)],
         stdout=subprocess.DEVNULL,
@@ -154,9 +162,11 @@ def _show(folder: Path, faults: Sequence[Fault]) -> int:
     narrator = _Narrator(daemon.stderr)
     heals: list[tuple[str, float | None]] = []
     try:
-        wait_until_answers(port, time.monotonic(), timeout=30.0)
+        for port in ports.values():
+            wait_until_answers(port, time.monotonic(), timeout=30.0)
         time.sleep(1.5)  # let it be well for a moment, so that each fault begins from health
         for fault in faults:
+            port = ports[fault.victim]
             pid = ask(port).pid
             if pid is None:
                 print(f"{fault.name}: the service is not well, so this fault is not shown")
