@@ -56,7 +56,7 @@ from x0tta6bl4.settings.load import Loaded, load, watched_paths
 from x0tta6bl4.settings.mistakes import nearest, problems_of
 from x0tta6bl4.settings.model import Settings
 from x0tta6bl4.settings.plugins import Chosen, choose, merged, own_names
-from x0tta6bl4.settings.production import production_checks
+from x0tta6bl4.settings.production import liboqs_is_there, production_checks
 from x0tta6bl4.settings.watch import Changes
 from x0tta6bl4.status.face import Condition
 
@@ -542,6 +542,7 @@ class Daemon:
         self._processes: LinuxProcesses | None = None
         self._lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
         self._loop: MAPEK | None = None
+        self._has_liboqs: bool | None = None
         self.health = HealthChecker(
             {"database": self._database_health, "loop": self._loop_health, "pqc": self._pqc_health},
             api_latency=lambda: self.metrics.p95("x0tta6bl4_api_latency_seconds"),
@@ -569,11 +570,12 @@ class Daemon:
         }
 
     def _pqc_health(self) -> Mapping[str, Any]:
-        from x0tta6bl4.settings.production import liboqs_is_there
-
         if not self.blueprint.settings.in_production and not self.flags.is_enabled("pqc_required"):
             return {"status": "not configured"}
-        return {"status": "ok" if liboqs_is_there() else "failing"}
+        if self._has_liboqs is None:
+            # Looking for the library runs ldconfig: once a life, for one that comes later is not taken up anyway.
+            self._has_liboqs = liboqs_is_there()
+        return {"status": "ok" if self._has_liboqs else "failing"}
 
     def conditions(self) -> list[Condition]:
         if self._changes is not None and self._changes.changed():

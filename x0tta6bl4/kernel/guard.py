@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
@@ -163,9 +163,6 @@ class Guard:
     def judge_all(self, case: Case) -> tuple[Verdict, ...]:
         """Every check's answer, also behind one that stops it: for `simulate`."""
         return tuple(check(self, case) or Verdict(name, Answer.ALLOW, NOTHING_AGAINST) for name, check in CHAIN)
-
-    def mode_of(self, subject: Subject) -> str:
-        return subject.mode
 
 
 def _kill_switch(guard: Guard, case: Case) -> Verdict | None:
@@ -496,6 +493,3 @@ def decision(verdicts: Sequence[Verdict]) -> Verdict:
         return stopped
     said = [v.sentence for v in verdicts if v.sentence != NOTHING_AGAINST]
     return Verdict("guard", Answer.ALLOW, "; ".join(said) or NOTHING_AGAINST)
-
-
-ByName = Mapping[str, Action]

@@ -75,7 +75,6 @@ class Done:
 
     incident: Incident
     outcome: Outcome | None
-    held_until: float | None = None
 
 
 class Responder:

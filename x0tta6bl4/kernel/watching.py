@@ -131,10 +131,6 @@ class Watching:
         """A look at once by the named instances, for a precondition or a proof."""
         await self._look_many([i for n in sorted(set(names)) if (i := self._by_name.get(n)) is not None])
 
-    def pace(self, name: str) -> float | None:
-        instance = self._by_name.get(name)
-        return instance.every if instance else None
-
     async def _look_many(self, instances: Sequence[Instance]) -> None:
         if not instances:
             return

@@ -16,10 +16,9 @@ from pydantic import (
 )
 
 from x0tta6bl4.kernel.errors import ConfigError, Problem
+from x0tta6bl4.kernel.flags import NAMES as FLAG_NAMES
 from x0tta6bl4.kernel.policy import GuardPolicy, Positive, Section, lower
 from x0tta6bl4.kernel.units import Seconds
-
-FLAG_NAMES = ("auto_healing", "pqc_required", "mesh_auto_repair", "monitoring_verbose", "experimental_features")
 
 
 def _usable_path(value: Path) -> Path:
