@@ -1,0 +1,1 @@
+"""Hierarchical statecharts: definition, compiled tables, run-to-completion, snapshots. Usable alone; knows no daemon."""

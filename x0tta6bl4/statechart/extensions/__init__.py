@@ -1,0 +1,1 @@
+"""Where others add to the engine: hooks, and foreign code behind bars."""

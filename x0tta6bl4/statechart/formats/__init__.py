@@ -1,0 +1,1 @@
+"""Other ways to write a statechart, and ways to draw it."""

@@ -1,0 +1,1 @@
+"""Snapshots and their versions, checks of a definition before it is used, moves from one version to the next."""

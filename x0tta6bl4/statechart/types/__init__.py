@@ -1,0 +1,1 @@
+"""Values, their types, and the expressions over them."""
