@@ -10,6 +10,9 @@ PARTS = {
     "mttr": "how long faults last",
     "campaign": "what it does, and leaves alone, in many kinds of trouble",
     "crash": "killed at random instants in the middle of its work",
+    "statechart": "how fast the statechart engine is, beside others",
+    "strategy": "what choosing by experience is worth",
+    "sandbox": "what locking foreign code up costs",
     "resources": "what it costs",
 }
 

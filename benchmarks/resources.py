@@ -45,8 +45,8 @@ from x0tta6bl4.kernel.watching import Instance
 from x0tta6bl4.knowledge.sqlite import Config as KnowledgeConfig
 from x0tta6bl4.knowledge.sqlite import SqliteKnowledge, migrations
 from x0tta6bl4.observability.metrics import Metrics
-from x0tta6bl4.planners.ladder import Config as LadderConfig
-from x0tta6bl4.planners.ladder import Ladder
+from x0tta6bl4.planners.runbook import Config as RunbookConfig
+from x0tta6bl4.planners.runbook import Runbooks
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
@@ -274,7 +274,7 @@ def cycle(times: int, say: Say) -> Found:
                 Parts(
                     clock=clock,
                     knowledge=SqliteKnowledge("store", KnowledgeConfig(), database, clock),
-                    planner=Ladder("ladder", LadderConfig()),
+                    planner=Runbooks("runbook", RunbookConfig()),
                     instances=[Instance(_Many(1000, 10), None, 10.0)],
                     analyzers=[
                         Liveness("liveness", LivenessConfig()),

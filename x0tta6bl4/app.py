@@ -48,9 +48,11 @@ from x0tta6bl4.knowledge.sqlite import migrations
 from x0tta6bl4.observability.logging import setup_logging
 from x0tta6bl4.observability.metrics import Metrics
 from x0tta6bl4.observability.tracker import ExecutionTracker
-from x0tta6bl4.planners.ladder import Rule, read_rules, shipped_rules
 from x0tta6bl4.ports.database import Row, Transaction
 from x0tta6bl4.ports.processes import Program
+from x0tta6bl4.runbooks.document import Runbook, parse, proved
+from x0tta6bl4.runbooks.document import read as read_runbooks
+from x0tta6bl4.runbooks.shipped import shipped
 from x0tta6bl4.settings.care import Care, Places, UnderCare, unfold
 from x0tta6bl4.settings.load import Loaded, load, watched_paths
 from x0tta6bl4.settings.mistakes import nearest, problems_of
@@ -59,6 +61,7 @@ from x0tta6bl4.settings.plugins import Chosen, choose, merged, own_names
 from x0tta6bl4.settings.production import liboqs_is_there, production_checks
 from x0tta6bl4.settings.watch import Changes
 from x0tta6bl4.status.face import Condition
+from x0tta6bl4.status.links import Links, kept_key
 
 log = logging.getLogger("x0tta6bl4.app")
 T = TypeVar("T")
@@ -95,7 +98,7 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             },
         },
     },
-    "planners": {"ladder": {"use": "ladder"}},
+    "planners": {"runbook": {"use": "runbook"}},
     "executors": {
         "process": {"use": "process"},
         "systemd": {"use": "systemd"},
@@ -162,8 +165,8 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
     rules, mistakes = _rules(settings)
     problems += mistakes
     planners: dict[str, Mapping[str, Any]] = {k: dict(v) for k, v in DEFAULTS["planners"].items()}
-    own_rules = [rule.model_dump(by_alias=True, exclude_defaults=True) for rule in rules]
-    planners["ladder"] = {**planners["ladder"], "rules": own_rules, "equal_tries": settings.guard.equal_tries}
+    own_rules = [dict(rule.source) for rule in rules]
+    planners["runbook"] = {**planners["runbook"], "rules": own_rules, "equal_tries": settings.guard.equal_tries}
     entries: dict[str, Mapping[str, Mapping[str, Any]]] = {
         "monitors": merged({**DEFAULTS["monitors"], **from_care}, settings.monitors),
         "analyzers": merged(DEFAULTS["analyzers"], settings.analyzers),
@@ -176,7 +179,7 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
         found, mistakes = choose(family, wanted)  # type: ignore[arg-type]  # the keys above are the families
         chosen[family] = tuple(found)
         problems += mistakes
-    problems += _rule_problems(subjects, [*rules, *shipped_rules()])
+    problems += _rule_problems(subjects, [*rules, *shipped()])
     if len(chosen["planners"]) != 1 and not any(p.where.startswith("planners") for p in problems):
         problems.append(
             Problem("planners", f"there must be exactly one planner; {len(chosen['planners'])} are enabled")
@@ -210,8 +213,8 @@ def _dependency_problems(subjects: Mapping[str, Subject], names: set[str]) -> It
                 queue += subjects[name].depends_on
 
 
-def _rules(settings: Settings) -> tuple[list[Rule], list[Problem]]:
-    rules: list[Rule] = []
+def _rules(settings: Settings) -> tuple[list[Runbook], list[Problem]]:
+    rules: list[Runbook] = []
     problems: list[Problem] = []
     sources: list[Path] = []
     for folder in settings.rules_dirs:
@@ -224,15 +227,14 @@ def _rules(settings: Settings) -> tuple[list[Rule], list[Problem]]:
             place = Path(entry)
             sources += sorted(place.glob("*.yaml")) if place.is_dir() else [place]
         elif isinstance(entry, Mapping):
-            try:
-                rules.append(Rule.model_validate(entry))
-            except ValidationError as error:
-                problems += problems_of(error, Rule, entry, ("runbooks", number))
+            book, mistakes = parse(entry, f"runbooks[{number}]")
+            rules += [book] if book is not None else []
+            problems += mistakes or (proved(book) if book is not None else [])
         else:
-            problems.append(Problem(f"runbooks[{number}]", f"is neither a path nor a rule (got {entry!r})"))
+            problems.append(Problem(f"runbooks[{number}]", f"is neither a path nor a runbook (got {entry!r})"))
     for source in sources:
         try:
-            rules += read_rules(source.read_text(encoding="utf-8"), str(source))
+            rules += read_runbooks(source.read_text(encoding="utf-8"), str(source))
         except OSError as error:
             problems.append(Problem("runbooks", f"cannot read {source}: {error.strerror}"))
         except UnicodeDecodeError:
@@ -242,14 +244,14 @@ def _rules(settings: Settings) -> tuple[list[Rule], list[Problem]]:
     return rules, problems
 
 
-def _rule_problems(subjects: Mapping[str, Subject], rules: Sequence[Rule]) -> Iterator[Problem]:
-    names = {rule.runbook for rule in rules}
+def _rule_problems(subjects: Mapping[str, Subject], rules: Sequence[Runbook]) -> Iterator[Problem]:
+    names = {rule.name for rule in rules}
     for subject in subjects.values():
         for fault, wanted in subject.rules.items():
             if wanted not in names:
                 yield Problem(
                     f"subjects.{subject.name}.rules.{fault}",
-                    f"there is no rule {wanted!r}",
+                    f"there is no runbook {wanted!r}",
                     hint=nearest(wanted, names),
                 )
 
@@ -346,7 +348,12 @@ class LaterDatabase:
 # -- from the blueprint to the parts of a loop -----------------------------------------------------------------------
 
 
-def tools_of(blueprint: Blueprint, database: LaterDatabase, processes: LinuxProcesses | None = None) -> Tools:
+def tools_of(
+    blueprint: Blueprint,
+    database: LaterDatabase,
+    processes: LinuxProcesses | None = None,
+    links: Links | None = None,
+) -> Tools:
     commands = LinuxCommands()
     processes = processes or LinuxProcesses(blueprint.places.state_dir)
     return Tools(
@@ -357,7 +364,7 @@ def tools_of(blueprint: Blueprint, database: LaterDatabase, processes: LinuxProc
         commands=commands,
         network=AsyncNetwork(),
         files=LinuxFiles(),
-        messages=OutboundMessages(),
+        messages=OutboundMessages(links=links.to if links is not None else None),
         database=database,
         subjects=blueprint.subjects,
     )
@@ -541,6 +548,7 @@ class Daemon:
         self._database = LaterDatabase(self.state_dir / "knowledge.db")
         self._processes: LinuxProcesses | None = None
         self._lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
+        self._links: Links | None = None
         self._loop: MAPEK | None = None
         self._has_liboqs: bool | None = None
         self.health = HealthChecker(
@@ -716,6 +724,7 @@ class Daemon:
             stack.push_async_callback(self._database.close)
             self._processes = LinuxProcesses(self.state_dir)
             stack.push_async_callback(self._processes.aclose)
+            self._links = self._answer_links(settings)
             self._build(self.blueprint)
             self._listen_to_signals()
             await self._write_face(stack)
@@ -730,7 +739,7 @@ class Daemon:
                     opened = asyncio.get_running_loop().create_future()
                     beside.append(
                         group.create_task(
-                            self._serve(serve(self, settings.status, self._endpoint_open(opened)), opened),
+                            self._serve(serve(self, settings.status, self._endpoint_open(opened), self._links), opened),
                             name="endpoint",
                         )
                     )
@@ -765,7 +774,7 @@ class Daemon:
         self.sight.subjects.clear()
         self.sight.subjects.update(blueprint.subjects)
         self.blueprint = blueprint
-        tools = tools_of(blueprint, self._database, self._processes)
+        tools = tools_of(blueprint, self._database, self._processes, self._links)
         settings = blueprint.settings
         bus = EventBus(settings.events.max_queue_size, settings.events.history_size)
         parts = parts_of(
@@ -823,12 +832,16 @@ class Daemon:
         knowledge = self.loop.parts.knowledge
         self.flags.load(await knowledge.flags())
         pauses = await knowledge.pauses()
+        in_question = {incident.subject for incident in await knowledge.open_incidents()}
         for program in programs:
             subject = self.blueprint.subjects[program.name]
             if program.name in running:
                 log.info("taken up", extra={"subject": program.name, "pid": running[program.name].pid})
                 continue
             if subject.mode == "observe":
+                continue
+            if subject.mode != "auto" and program.name in in_question:
+                log.warning("not started", extra={"subject": program.name, "reason": "an incident of it is open"})
                 continue
             kept = [f"paused by {p.who}" for p in pauses if fnmatch.fnmatchcase(program.name, p.target)]
             if kept or not self.flags.is_enabled("auto_healing"):
@@ -896,6 +909,17 @@ class Daemon:
                 opened.set_result(None)
 
         return told
+
+    def _answer_links(self, settings: Settings) -> Links | None:
+        """Read once: what was sent in a message must lead to the address that the endpoint answers for."""
+        if not (settings.approvals.links and settings.status.enabled):
+            return None
+        try:
+            key = kept_key(self.state_dir / "approval.key")
+        except OSError as error:
+            log.error("messages carry no links to answer with", extra={"reason": str(error)})
+            return None
+        return Links(key, lambda: self.address, settings.approvals.url or "")
 
     async def _write_face(self, stack: AsyncExitStack) -> None:
         """Where the command line finds us, and the token that lets it change something over HTTP."""

@@ -111,14 +111,14 @@ def test_why_of_a_well_subject_says_so_and_since_when(state: Path, capsys: Outpu
     ("verdict", "told"),
     [
         (
-            Verdict("backoff", Answer.HOLD, "2 tries in a row did not help", time() + 240),
+            Verdict("backoff", Answer.HOLD, "2 tries in a row did not help", 240.0),
             ("HELD until", "in 4 min", "2 tries"),
         ),
         (
             Verdict("allowlist", Answer.DENY, "process.restart is not among guard.allow"),
             ("DENIED", "add process.restart to"),
         ),
-        (Verdict("mode", Answer.HOLD, "waits for approval", time() + 240), ("HELD until", "x0tta6bl4 approve plan-1")),
+        (Verdict("mode", Answer.HOLD, "waits for approval", 240.0), ("HELD until", "x0tta6bl4 approve plan-1")),
         (Verdict("kill switch", Answer.DENY, "auto_healing is off"), ("DENIED", "x0tta6bl4 flags auto_healing on")),
         (Verdict("maintenance", Answer.HOLD, "paused by oncall"), ("HELD:", "x0tta6bl4 resume")),
     ],
@@ -126,6 +126,8 @@ def test_why_of_a_well_subject_says_so_and_since_when(state: Path, capsys: Outpu
 def test_why_not_names_the_check_its_reason_and_the_way_out(
     verdict: Verdict, told: tuple[str, ...], state: Path, capsys: Output
 ) -> None:
+    if verdict.until is not None:  # told in seconds from now
+        verdict = replace(verdict, until=time() + verdict.until)
     fill(state, lambda k: trouble(k, verdict))
 
     assert ask(state, "why", "web") == 0

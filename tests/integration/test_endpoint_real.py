@@ -26,8 +26,8 @@ from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.watching import Instance
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 from x0tta6bl4.observability.metrics import Metrics
-from x0tta6bl4.planners.ladder import Config as LadderConfig
-from x0tta6bl4.planners.ladder import Ladder
+from x0tta6bl4.planners.runbook import Config as RunbookConfig
+from x0tta6bl4.planners.runbook import Runbooks
 from x0tta6bl4.settings.model import StatusSettings
 from x0tta6bl4.status import endpoint as endpoint_module
 from x0tta6bl4.status.endpoint import serve
@@ -143,7 +143,7 @@ def live(folder: Path, client: Callable[[Opened], None], subjects: int = 1, **se
                 Parts(
                     clock=clock,
                     knowledge=SqliteKnowledge("store", Config(), database, clock),
-                    planner=Ladder("ladder", LadderConfig()),
+                    planner=Runbooks("runbook", RunbookConfig()),
                     instances=[Instance(Eyes(), 0.5, 5.0)],
                     analyzers=[Judge()],
                     sight=Sight({f"web-{number}": Subject(f"web-{number}") for number in range(subjects)}),
@@ -452,7 +452,7 @@ def test_a_port_that_is_taken_is_told_and_the_daemon_goes_on(tmp_path: Path) -> 
         told: list[tuple[str, str]] = []
 
         async def tried(**settings: Any) -> None:
-            loop = MAPEK(Parts(clock=SystemClock(), knowledge=None, planner=Ladder("l", LadderConfig())))  # type: ignore[arg-type]  # never asked
+            loop = MAPEK(Parts(clock=SystemClock(), knowledge=None, planner=Runbooks("r", RunbookConfig())))  # type: ignore[arg-type]  # never asked
             face = Face(loop, Metrics("9.8.7"))
             await serve(face, StatusSettings(**settings), lambda where, why: told.append((where, why)))
 

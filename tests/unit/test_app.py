@@ -59,7 +59,7 @@ def test_three_lines_of_a_subject_are_unfolded_into_what_watches_and_treats_it(t
         "web.work",
     ]
     assert blueprint.subjects["web"].controller["restart"] == "process.restart"
-    assert [c.name for c in blueprint.chosen["planners"]] == ["ladder"]
+    assert [c.name for c in blueprint.chosen["planners"]] == ["runbook"]
 
 
 def test_every_mistake_of_a_file_is_told_at_once_with_its_file_and_line(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ subjects:
   a: {work: "http://h/", depends_on: [c, b]}
   b: {work: "http://h/", depends_on: [a]}
   d: {process: [/x], unit: y.service}
-  e: {work: "http://h/", rules: {dead: ded}}
+  e: {work: "http://h/", rules: {dead: servicedown}}
   f: {work: gopher://h}
   g: {work: "http://h/", comands: {}}
 monitors:
@@ -91,7 +91,7 @@ mapk: {}
         (5, "subjects.a.depends_on: it depends on itself"),
         (6, "subjects.b.depends_on: it depends on itself"),
         (7, "is said to be process and unit"),
-        (8, "there is no rule 'ded' (did you mean 'dead'?)"),
+        (8, "there is no runbook 'servicedown' (did you mean 'service-down'?)"),
         (9, "should look like http://host:port/path"),
         (10, "subjects.g.comands: no such setting (did you mean 'commands'?)"),
         (12, "no monitor is called 'load_averge'; did you mean 'load_average'?"),
@@ -154,8 +154,10 @@ def test_a_diamond_is_no_circle(tmp_path: Path) -> None:
 
 
 def test_there_is_exactly_one_planner(tmp_path: Path) -> None:
-    assert "there must be exactly one planner; 0 are enabled" in one(tmp_path, "planners: {ladder: {enabled: false}}\n")
-    assert "there must be exactly one planner; 2 are enabled" in one(tmp_path, "planners: {mine: {use: ladder}}\n")
+    assert "there must be exactly one planner; 0 are enabled" in one(
+        tmp_path, "planners: {runbook: {enabled: false}}\n"
+    )
+    assert "there must be exactly one planner; 2 are enabled" in one(tmp_path, "planners: {mine: {use: runbook}}\n")
 
 
 RULE = "{runbook: mine, summary: s, trigger: {anomaly: hung}, initial: %s, states: {a: {final: true}}}"
@@ -170,9 +172,9 @@ def test_own_rules_come_from_folders_files_and_the_settings_and_their_mistakes_a
     )
 
     for part in (
-        f"{tmp_path}/bad-rule.yaml: mine: initial: there is no state 'b'",
+        f"{tmp_path}/bad-rule.yaml:1: mine.initial: there is no state 'b'",
         "gone.yaml: No such file",
-        "runbooks[2]: is neither a path nor a rule (got 5)",
+        "runbooks[2]: is neither a path nor a runbook (got 5)",
         "there is no state 'c'",
         "there is no folder",
     ):
@@ -180,7 +182,7 @@ def test_own_rules_come_from_folders_files_and_the_settings_and_their_mistakes_a
 
 
 def test_a_mistake_in_the_rules_of_the_planner_section_is_found_before_anything_starts(tmp_path: Path) -> None:
-    assert "there is no state 'b'" in one(tmp_path, f"planners: {{ladder: {{rules: [{RULE % 'b'}]}}}}\n")
+    assert "there is no state 'b'" in one(tmp_path, f"planners: {{runbook: {{rules: [{RULE % 'b'}]}}}}\n")
 
 
 def test_a_subject_may_choose_a_rule_of_ones_own(tmp_path: Path) -> None:

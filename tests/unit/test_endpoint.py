@@ -32,8 +32,8 @@ from x0tta6bl4.kernel.watching import Instance
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 from x0tta6bl4.observability.metrics import Metrics
 from x0tta6bl4.observability.tracker import ExecutionTracker
-from x0tta6bl4.planners.ladder import Config as LadderConfig
-from x0tta6bl4.planners.ladder import Ladder
+from x0tta6bl4.planners.runbook import Config as RunbookConfig
+from x0tta6bl4.planners.runbook import Runbooks
 from x0tta6bl4.settings.model import StatusSettings
 from x0tta6bl4.status.app import BODY_LIMIT, RateLimiter, StatusApp, client_key
 from x0tta6bl4.status.face import Condition
@@ -206,7 +206,7 @@ def play(folder: Path, story: Story, seen: Mapping[str, float] | None = None, **
                 Parts(
                     clock=clock,
                     knowledge=SqliteKnowledge("store", Config(), database, clock),
-                    planner=Ladder("ladder", LadderConfig()),
+                    planner=Runbooks("runbook", RunbookConfig()),
                     instances=[Instance(Eyes(what), None, 5.0)],
                     analyzers=[Judge()],
                     sight=Sight({name: Subject(name, kind="process") for name in what}),

@@ -80,9 +80,9 @@ class Replay:
                 self.waited.add(incident.subject)
                 continue
             subject = self.sight.subjects[incident.subject]
-            plan = self.planner.plan(incident, Situation(subject, self.clock.wall(), self.sight.subjects))
-            assert plan is not None
-            self.plans.append((since, [f"{step.action} {step.target}" for step in plan.steps]))
+            advance = self.planner.plan(incident, Situation(subject, self.clock.wall(), self.sight.subjects))
+            assert advance is not None
+            self.plans += [(since, [f"{step.action} {step.target}" for step in plan.steps]) for plan in advance.plans]
 
 
 EACH = pytest.mark.parametrize("file", [pytest.param(file, id=file.stem) for file in RECORDINGS])

@@ -328,7 +328,7 @@ def test_a_stop_begins_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
         async with world.running() as loop:
             gate = asyncio.Event()
 
-            async def slow_look(incident: Incident) -> bool:
+            async def slow_look(plan: Plan, incident: Incident) -> bool:
                 return await gate.wait()
 
             world.kill("web")

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from x0tta6bl4.kernel.errors import StepFailed, StepRefused
 from x0tta6bl4.ports.messages import Message
@@ -12,10 +14,17 @@ _NEAR = ("localhost", "127.0.0.1", "::1")
 
 
 class OutboundMessages:
-    """Bounded by ``timeout`` for each wait on the other side, because a thread that sends cannot be cancelled."""
+    """Bounded by ``timeout`` for each wait on the other side, because a thread that sends cannot be cancelled.
 
-    def __init__(self, *, timeout: float = 10.0) -> None:
+    ``links`` gives the address at which a plan can be answered; without it messages tell of the command line only.
+    """
+
+    def __init__(self, *, timeout: float = 10.0, links: Callable[[str, float], str] | None = None) -> None:
         self._timeout = timeout
+        self._links = links
+
+    def answer_link(self, plan: str, expires: float) -> str:
+        return self._links(plan, expires) if self._links is not None else ""
 
     async def webhook(self, url: str, message: Message, token_file: str | None = None) -> None:
         await asyncio.to_thread(_post, url, message, token_file, self._timeout)
@@ -70,16 +79,17 @@ def _token(file: str) -> str:
 
 
 def _body(message: Message) -> bytes:
-    return json.dumps(
-        {
-            "subject": message.subject,
-            "title": message.title,
-            "text": message.text,
-            "severity": message.severity,
-            "incident": message.incident,
-            "at": message.at,
-        }
-    ).encode()
+    told: dict[str, Any] = {
+        "subject": message.subject,
+        "title": message.title,
+        "text": message.text,
+        "severity": message.severity,
+        "incident": message.incident,
+        "at": message.at,
+    }
+    if message.plan:
+        told |= {"plan": message.plan, "expires": message.expires, "answer_url": message.answer_url}
+    return json.dumps(told).encode()
 
 
 def _mail(to: str, sender: str, server: str, message: Message, timeout: float) -> None:

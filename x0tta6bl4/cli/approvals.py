@@ -1,4 +1,4 @@
-"""Answers for a person: a step that waits for approval is approved or rejected."""
+"""Lists what waits for a person's approval, and answers for one: approved or rejected."""
 
 import asyncio
 from argparse import Namespace
@@ -6,7 +6,12 @@ from argparse import Namespace
 from x0tta6bl4.cli.display import Display
 from x0tta6bl4.cli.exits import BAD, OK, Refusal
 from x0tta6bl4.cli.places import opened, place_of, who
+from x0tta6bl4.kernel.memory import plain
 from x0tta6bl4.settings.mistakes import nearest
+
+
+def listed(args: Namespace) -> int:
+    return asyncio.run(_listed(args, Display(args)))
 
 
 def approve(args: Namespace) -> int:
@@ -15,6 +20,36 @@ def approve(args: Namespace) -> int:
 
 def reject(args: Namespace) -> int:
     return asyncio.run(_answer(args, Display(args), False))
+
+
+async def _listed(args: Namespace, display: Display) -> int:
+    place = place_of(args)
+    async with opened(place) as knowledge:
+        wanted = [a for a in await knowledge.approvals("wanted", limit=1000) if a.expires > display.now]
+        plans = {a.plan: await knowledge.plan(a.plan) for a in wanted}
+    if display.as_json:
+        display.json(
+            {
+                "approvals": [{**plain(a), "steps": p.steps if (p := plans[a.plan]) else ()} for a in wanted],
+                "daemon": place.daemon,
+            }
+        )
+        return OK
+    if not wanted:
+        display.line("Nothing waits for approval.")
+        return OK
+    rows = []
+    for approval in wanted:
+        plan = plans[approval.plan]
+        steps = ", ".join(f"{s.action} on {s.target}" for s in plan.steps) if plan else "?"
+        rows.append(
+            (approval.plan, plan.subject if plan else "?", steps, display.ago(approval.expires), approval.why or "-")
+        )
+    display.table(("PLAN", "SUBJECT", "WHAT WOULD BE DONE", "EXPIRES", "WHY"), rows)
+    display.line(f"`x0tta6bl4 approve {wanted[0].plan}` or `x0tta6bl4 reject {wanted[0].plan}` answers.")
+    if place.daemon is None:
+        display.line("No daemon runs: what is approved is done when one runs before it expires.")
+    return OK
 
 
 async def _answer(args: Namespace, display: Display, approve: bool) -> int:

@@ -9,6 +9,7 @@ from x0tta6bl4.cli.exits import MEANINGS, USAGE
 from x0tta6bl4.kernel.flags import NAMES as FLAG_NAMES
 
 SHELLS = ("bash", "zsh", "fish")
+OPINIONS = ("helped", "useless", "harmful")
 EXITS = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
 ENVIRONMENT = (
     "environment:\n"
@@ -93,6 +94,24 @@ def build() -> Parser:
     why = _command(commands, "why", "why", "why something was done about a target, or was not")
     why.add_argument("target", metavar="TARGET", help="a subject, or an incident's id")
 
+    feedback = _command(
+        commands, "feedback", "score", "tells the daemon whether what it did, or suggested, was right", "feedback"
+    )
+    feedback.add_argument("incident", metavar="INCIDENT", help="an incident, or a part of its id that fits one only")
+    feedback.add_argument("opinion", metavar="helped|useless|harmful", choices=OPINIONS)
+    feedback.add_argument("--why", default="", metavar="REASON", help="kept with the answer")
+    score = _command(commands, "score", "score", "what rules would have done, and whether it would have been right")
+    score.add_argument("--rule", metavar="R", help="of this rule only")
+    score.add_argument(
+        "--since",
+        dest="seconds",
+        type=duration,
+        default=30 * 86400.0,
+        metavar="TIME",
+        help="how far back (default 30d)",
+    )
+
+    _command(commands, "approvals", "approvals", "what waits for a person, and until when", "listed")
     for name, what in (
         ("approve", "lets the daemon do a step that waits for approval"),
         ("reject", "tells the daemon not to do a step that waits for approval"),
@@ -124,6 +143,16 @@ def build() -> Parser:
     flags = _command(commands, "flags", "flags", "the switches that work while the daemon runs")
     flags.add_argument("name", metavar="NAME", nargs="?", choices=FLAG_NAMES, help=", ".join(FLAG_NAMES))
     flags.add_argument("value", metavar="on|off", nargs="?", choices=("on", "off"))
+
+    runbook = _group(commands, "runbook", "checks, draws, tests and lists runbooks")
+    check = _command(runbook, "validate", "runbook", "tells every mistake in runbooks; starts nothing", "validate")
+    check.add_argument("files", metavar="FILE", nargs="+", help="a runbook, or a folder of them")
+    draw = _command(runbook, "draw", "runbook", "a runbook as a Mermaid diagram", "draw")
+    draw.add_argument("book", metavar="FILE", nargs="?", help="a runbook's name, or its file")
+    draw.add_argument("--incident", metavar="ID", help="the runbook that it is on, with its states marked")
+    test = _command(runbook, "test", "runbook", "plays tests of runbooks; exit code 1 when one fails", "test")
+    test.add_argument("files", metavar="FILE", nargs="*", help="files of tests, or folders; none: the shipped ones")
+    _command(runbook, "list", "runbook", "every runbook, in the order in which they are asked", "list_")
 
     audit = _group(commands, "audit", "the tamper-evident record of what people changed", required=False)
     _command(audit, "show", "audit", "the latest entries", "show").add_argument(

@@ -16,16 +16,15 @@ from x0tta6bl4.cli.display import Display, plural
 from x0tta6bl4.cli.exits import OK
 from x0tta6bl4.cli.places import Place, config_of, opened, overrides_of, place_of
 from x0tta6bl4.kernel.errors import StepRefused
-from x0tta6bl4.kernel.facts import Answer, Finding, Incident, IncidentState, Plan, Result, Step, Verdict
+from x0tta6bl4.kernel.facts import Answer, Book, Finding, Incident, IncidentState, Plan, Result, Step, Verdict
 from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
 from x0tta6bl4.kernel.incidents import REOPEN
 from x0tta6bl4.kernel.loop import MAPEK, Turn
 from x0tta6bl4.kernel.memory import ActionRecord, Knowledge
-from x0tta6bl4.kernel.plugin import Action, Effect, Executor, Situation
+from x0tta6bl4.kernel.plugin import Action, Effect, Executor
 from x0tta6bl4.kernel.respond import Catalogue
 from x0tta6bl4.kernel.sight import Sight, View
-from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.kernel.summary import Description, describe
 from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.ports.processes import ProcessId, Program
@@ -85,6 +84,7 @@ class Said:
     standing: Standing = field(default_factory=Standing)
     actions: Sequence[ActionRecord] = ()
     incidents: Sequence[Incident] = ()
+    books: Sequence[Book] = ()
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,7 @@ async def _said(place: Place, now: float) -> Said:
             Standing(tuple(await knowledge.pauses()), {a.plan: a for a in await knowledge.approvals(limit=1000)}),
             await knowledge.actions_since(now - 86400.0),
             [*await knowledge.open_incidents(), *recent],
+            await knowledge.books(),
         )
 
 
@@ -202,6 +203,7 @@ async def look(blueprint: "Blueprint", said: Said, seconds: float) -> Outlook:
             )
             muzzled = {name: Muzzled(executor) for name, executor in parts.catalogue.executors.items()}
             parts = replace(parts, catalogue=Catalogue(muzzled))
+            await parts.knowledge.keep_books(said.books)
             await _remember(parts.knowledge, said.incidents)
             loop = MAPEK(parts, interval=blueprint.settings.mapek.interval, timeout=max(30.0, seconds))
             watching = asyncio.create_task(loop.watching.run(), name="watching")
@@ -222,7 +224,7 @@ async def look(blueprint: "Blueprint", said: Said, seconds: float) -> Outlook:
 
 
 async def _remember(knowledge: Knowledge, incidents: Sequence[Incident]) -> None:
-    """Where the daemon's open incidents stand on their ladders, so that the next rung is the true one."""
+    """Where the daemon's open incidents are on their runbooks, so that the next step is the true one."""
     for incident in incidents:
         await knowledge.save_incident(incident)
 
@@ -262,11 +264,12 @@ def _still_open(loop: MAPEK, said: Said) -> Iterator[tuple[Plan | None, Incident
     for incident in loop.incidents.open:
         if incident.id not in known or loop.incidents.finding(incident) is not None or not _is_ill(sight, incident):
             continue
-        latest, equal = loop.guard.ledger.equal_tries(incident.subject, clock.wall(), loop.parts.policy.backoff.decay)
-        situation = Situation(subject_of(sight.subjects, incident.subject), clock.wall(), sight.subjects, equal, latest)
         waits = loop.incidents.waits_for(incident, view)
-        plan = None if waits else loop.parts.planner.plan(incident, situation)
-        yield plan, incident, (Verdict("planner", Answer.HOLD, waits or f"no rule speaks of {incident.fault!r}"),)
+        advance = None if waits else loop.parts.planner.plan(incident, loop.situation(incident))
+        why = waits or (advance.why if advance is not None else f"no rule speaks of {incident.fault!r}")
+        verdicts = (Verdict("planner", Answer.HOLD, why),)
+        for plan in advance.plans if advance is not None and advance.plans else (None,):
+            yield plan, incident, verdicts
 
 
 async def _judged(loop: MAPEK, guard: Guard, plan: Plan, step: Step, incident: Incident) -> Judged:

@@ -374,6 +374,8 @@ def _build(name: str, config: Config, commands: Commands, subjects: Mapping[str,
             disruptive=command.disruptive,
             on_unknown="retry" if command.idempotent else "probe",
             undo=command.undo,
+            blast="service" if command.disruptive else "none",
+            idempotent=command.idempotent or not command.disruptive,
         )
         for verb, command in config.commands.items()
     )

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -16,7 +18,7 @@ from x0tta6bl4.kernel.plugin import Action, Effect, PluginConfig, executor
 from x0tta6bl4.kernel.units import Seconds
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.commands import Commands
-from x0tta6bl4.ports.messages import Message, Messages
+from x0tta6bl4.ports.messages import AnswerLinks, Message, Messages
 
 log = logging.getLogger("x0tta6bl4.executors.notify")
 
@@ -92,6 +94,12 @@ class HumanArgs(PluginConfig):
     """How bad it is: info, warning, major or critical."""
     reasons: list[str] = Field(default_factory=list)
     """What the judgement rests on."""
+    plan: str = Field(default="", max_length=200)
+    """The plan that waits for an answer; empty: nothing is asked. Each question is sent, whatever was told before."""
+    expires: float | None = None
+    """Wall-clock seconds until which it can be answered."""
+    steps: list[str] = Field(default_factory=list)
+    """What would be done, an action a line."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,12 @@ class Notify:
     clock: Clock
     actions: Sequence[Action] = (
         Action(
-            "human", "tells a human by every channel that is set up", HumanArgs, disruptive=False, on_unknown="retry"
+            "human",
+            "tells a human by every channel that is set up",
+            HumanArgs,
+            disruptive=False,
+            on_unknown="retry",
+            blast="none",
         ),
     )
     _told: dict[str, float] = field(default_factory=dict)
@@ -136,10 +149,22 @@ class Notify:
             self._log(step, args)
             self._remember(step, args)
             return Effect("no channel is configured, so nobody was sent anything: it is in the log only")
-        text = "\n".join([args.text, *(f"- {reason}" for reason in args.reasons)]).strip()
-        message = Message(step.target, args.title, text, args.severity.value, args.incident, self.clock.wall())
+        link = self._link(args)
+        message = Message(
+            step.target,
+            args.title,
+            _text(args, link, self.clock.wall()),
+            args.severity.value,
+            args.incident,
+            self.clock.wall(),
+            args.plan,
+            args.expires,
+            link,
+        )
         limit = step.timeout * SHARE
-        failures = await asyncio.gather(*(_tried(c, message, args.reasons, limit) for c in channels))
+        tried = await asyncio.gather(*(_tried(c, message, args.reasons, limit) for c in channels))
+        # What a channel says of its failure goes into the journal, and some repeat what they were sent.
+        failures = [_without_secret(failure, link) for failure in tried]
         failed = [failure for failure in failures if failure]
         if len(failed) == len(channels):
             self._log(step, args)  # the last place where somebody may come upon it
@@ -147,6 +172,12 @@ class Notify:
         self._remember(step, args)
         reached = " and by ".join(c.label for c, failure in zip(channels, failures, strict=True) if not failure)
         return Effect("; ".join([f"told a human by {reached}", *(f"but not by {failure}" for failure in failed)]))
+
+    def _link(self, args: HumanArgs) -> str:
+        """Made only now, and kept nowhere: the step's arguments lie in the journal."""
+        if not args.plan or args.expires is None or not isinstance(self.messages, AnswerLinks):
+            return ""
+        return self.messages.answer_link(args.plan, args.expires)
 
     def _read(self, step: Step) -> HumanArgs:
         action_of(step, self.actions)
@@ -162,6 +193,7 @@ class Notify:
                 "severity": args.severity.value,
                 "text": args.text,
                 "reasons": list(args.reasons),
+                **({"plan": args.plan, "expires": args.expires, "steps": list(args.steps)} if args.plan else {}),
             },
         )
 
@@ -205,9 +237,11 @@ class Notify:
         return channels
 
     async def _run(self, argv: Sequence[str], message: Message, reasons: Sequence[str], limit: float) -> None:
-        result = await self.commands.run(
-            argv, timeout=limit, limit=4096, input=json.dumps({**asdict(message), "reasons": list(reasons)}).encode()
-        )
+        told = {**asdict(message), "reasons": list(reasons)}
+        if not message.plan:
+            for name in ("plan", "expires", "answer_url"):
+                del told[name]
+        result = await self.commands.run(argv, timeout=limit, limit=4096, input=json.dumps(told).encode())
         if result.code is None:
             raise StepFailed(f"was killed after {result.seconds:.1f} s")
         if result.code != 0:
@@ -230,7 +264,35 @@ async def _tried(channel: Channel, message: Message, reasons: Sequence[str], lim
     return ""
 
 
+def _text(args: HumanArgs, link: str, wall: float) -> str:
+    lines = [args.text, *(f"- {reason}" for reason in args.reasons)]
+    if args.plan:
+        lines += ["", *(f"Would be done: {step}" for step in args.steps)]
+        if args.expires is not None:
+            until = datetime.fromtimestamp(args.expires).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+            lines.append(f"It waits for an answer until {until} (for {_ago(max(0.0, args.expires - wall))}):")
+        else:
+            lines.append("It waits for an answer:")
+        lines += [
+            f"  x0tta6bl4 approve {args.plan} --why REASON",
+            f"  x0tta6bl4 reject {args.plan} --why REASON",
+        ]
+        if link:
+            lines.append(f"  or with this link, which answers once; whoever has it can: {link}")
+    return "\n".join(lines).strip()
+
+
+def _without_secret(said: str, link: str) -> str:
+    """Also a part of the link's token: what a channel repeats may have been cut."""
+    token = link.rpartition("=")[2]
+    if not token:
+        return said
+    return re.sub(r"[0-9a-f]{8,}", lambda run: "[hidden]" if run[0] in token or token in run[0] else run[0], said)
+
+
 def _about(step: Step, args: HumanArgs) -> str:
+    if args.plan:
+        return f"{args.incident} {args.plan} {args.expires}"  # another question is news, however soon it comes
     return args.incident or f"{step.target}: {args.title}"
 
 

@@ -39,10 +39,23 @@ class SignalArgs(PluginConfig):
 
 
 ACTIONS: tuple[Action, ...] = (
-    Action("start", "starts the program unless it runs", OnOffArgs, on_unknown="retry", undo="stop"),
-    Action("stop", "ends the program and all of its processes", OnOffArgs, on_unknown="retry", undo="start"),
-    Action("restart", "ends the program and all of its processes, then starts it anew", RestartArgs),
-    Action("signal", "sends a signal to the program's main process", SignalArgs),
+    Action("start", "starts the program unless it runs", OnOffArgs, on_unknown="retry", undo="stop", blast="process"),
+    Action(
+        "stop",
+        "ends the program and all of its processes",
+        OnOffArgs,
+        on_unknown="retry",
+        undo="start",
+        blast="process",
+    ),
+    Action(
+        "restart",
+        "ends the program and all of its processes, then starts it anew",
+        RestartArgs,
+        blast="process",
+        idempotent=False,
+    ),
+    Action("signal", "sends a signal to the program's main process", SignalArgs, blast="process", idempotent=False),
 )
 
 

@@ -73,11 +73,15 @@ class KillArgs(PluginConfig):
 ACTIONS: tuple[Action, ...] = (
     Action("start", "starts the unit unless it is active", OnOffArgs, on_unknown="retry", undo="stop"),
     Action("stop", "stops the unit", OnOffArgs, on_unknown="retry", undo="start"),
-    Action("restart", "stops the unit if it is active, and starts it", RestartArgs),
+    Action("restart", "stops the unit if it is active, and starts it", RestartArgs, idempotent=False),
     Action("reload", "asks the unit to read its configuration again", ReloadArgs, on_unknown="retry"),
-    Action("kill", "sends a signal to the unit's processes", KillArgs),
+    Action("kill", "sends a signal to the unit's processes", KillArgs, idempotent=False),
     Action(
-        "reset-failed", "makes systemd forget the unit's failures and its start limit", ReloadArgs, on_unknown="retry"
+        "reset-failed",
+        "makes systemd forget the unit's failures and its start limit",
+        ReloadArgs,
+        on_unknown="retry",
+        blast="process",
     ),
 )
 

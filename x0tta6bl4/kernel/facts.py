@@ -127,6 +127,54 @@ class Incident:
     data: Attributes = field(default_factory=lambda: NOTHING)
     onset_at: float = 0.0
     """When the present bout began: the same as ``opened_at`` unless it was opened again."""
+    proved: bool = False
+    """Its symptom is proved to be gone, and its runbook still tidies up: evidence alone does not close it."""
+    place: Attributes = field(default_factory=lambda: NOTHING)
+    """Where its runbook is: the planner's own record, in JSON's types. Nobody else reads or changes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One macrostep of an incident's runbook, as it is journaled. Replaying them gives the place again."""
+
+    incident: str
+    number: int
+    at: float
+    """Wall-clock seconds."""
+    event: str
+    data: Any = None
+    invocation: str = ""
+    """The activity that the event is an answer of."""
+    message: str = ""
+    """The message in the inbox that it consumes."""
+    states: tuple[str, ...] = ()
+    """The innermost states afterwards."""
+    taken: bool = True
+    """Whether anything came of it."""
+    effects: tuple[str, ...] = ()
+    """What it asked for, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event that somebody outside sent to an incident's runbook, waiting to be taken."""
+
+    id: str
+    incident: str
+    event: str
+    data: Any
+    who: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """A version of a runbook, by its content. Incidents stay with the version that they were opened under."""
+
+    hash: str
+    name: str
+    version: int
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +201,8 @@ class Step:
     """None: the step proves nothing by itself (telling a human)."""
     undo: str = ""
     """The action that takes it back, where there is one."""
+    undoes: str = ""
+    """The step that it takes back itself."""
     on_unknown: str = "probe"
     """What to do when the daemon died in the middle: ``retry``, ``probe`` or ``ask``."""
 
@@ -170,6 +220,12 @@ class Plan:
     steps: tuple[Step, ...]
     because: tuple[str, ...]
     mode: str = "suggest"
+    activity: str = ""
+    """The activity of the runbook that it answers; empty: none."""
+    under_way: bool = False
+    """It finishes what was begun, or takes it back: the symptom may be gone already, and waiting would help nobody."""
+    at_once: int = 0
+    """At most so many plans of this rule at a time; 0: no limit of its own."""
 
 
 class Answer(StrEnum):
@@ -212,3 +268,5 @@ class Outcome:
     because: tuple[str, ...] = ()
     output: str = ""
     data: Attributes = field(default_factory=lambda: NOTHING)
+    unknown: bool = False
+    """Whether it was done at all is not known: the daemon ended, or the probe went blind, in the middle of it."""

@@ -18,6 +18,8 @@ from x0tta6bl4.kernel.subjects import MODES, Subject
 
 UNHELPFUL = frozenset({Result.REFUTED, Result.FAILED, Result.UNVERIFIED, Result.REFUSED})
 NOTHING_AGAINST = "nothing against it"
+FOR_UNDOING = ("kill switch", "maintenance", "allowlist")
+"""The checks that hold for a step that takes back another one: the others were asked when that one was let through."""
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -115,6 +117,8 @@ class Standing:
     """Subject -> its group, for every subject that is being treated at this moment."""
     recovering: set[str] = field(default_factory=set)
     """Those of them whose healthy signs are back and only have to last: they take nobody's share any more."""
+    rules: dict[str, int] = field(default_factory=dict)
+    """How many plans of a rule are being carried out."""
     store_trouble: str = ""
     """Why the journal cannot be written; acting is off until it can."""
 
@@ -154,6 +158,8 @@ class Guard:
         """The verdicts up to the first that stops the step, or all of them; the last one decides."""
         verdicts: list[Verdict] = []
         for name, check in CHAIN:
+            if case.step.undoes and name not in FOR_UNDOING:
+                continue
             verdict = check(self, case) or Verdict(name, Answer.ALLOW, NOTHING_AGAINST)
             verdicts.append(verdict)
             if verdict.answer is not Answer.ALLOW:
@@ -405,6 +411,10 @@ def _share(guard: Guard, case: Case) -> Verdict | None:
         mates = [n for n, g in busy.items() if g == group]
         if mates:
             return Verdict("share", Answer.HOLD, f"one at a time in group {group}: {mates[0]} is being treated")
+    if case.plan.at_once:
+        others = guard.standing.rules.get(case.plan.rule, 0)
+        if others >= case.plan.at_once:
+            return Verdict("share", Answer.HOLD, f"runbook {case.plan.rule} is at work {others} times, as it may be")
     # One of a group is over when it is proved; of the fleet's share, when its signs are back.
     busy = {n: g for n, g in busy.items() if n not in guard.standing.recovering}
     total = max(1, len(guard.sight.subjects))

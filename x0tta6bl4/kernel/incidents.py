@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from x0tta6bl4.kernel.facts import Finding, Incident, IncidentState, Observation, shown
+from x0tta6bl4.kernel.facts import Finding, Incident, IncidentState, Move, Observation, shown
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.ports.clock import Clock
@@ -48,6 +48,7 @@ class Incidents:
         self._findings: dict[Key, Finding] = {}
         self._found_at: dict[Key, float] = {}
         self._dependency_down: dict[str, float] = {}
+        self._moves: dict[str, dict[int, Move]] = {}
 
     def load(self, incidents: Iterable[Incident], closed: Iterable[Incident] = ()) -> None:
         """Takes up what an earlier life of the daemon left open."""
@@ -91,9 +92,11 @@ class Incidents:
             and (fault == incident.fault or not signs.isdisjoint(f.healthy_when))
         ]
 
-    def put(self, incident: Incident) -> None:
-        """The responder moves an incident on."""
+    def put(self, incident: Incident, moves: Iterable[Move] = ()) -> None:
+        """The incident has moved on, by these moves of its runbook: they are kept until they are on disk."""
         key = (incident.subject, incident.fault)
+        for move in moves:
+            self._moves.setdefault(incident.id, {})[move.number] = move
         if incident.state is IncidentState.CLOSED:
             self._open.pop(key, None)
             self._closed[key] = incident
@@ -103,6 +106,21 @@ class Incidents:
             self._last_found.pop(incident.id, None)
         else:
             self._open[key] = incident
+
+    def unsaved(self, incident: str) -> tuple[Move, ...]:
+        """Its moves that the journal has not got yet, in order."""
+        return tuple(move for _, move in sorted(self._moves.get(incident, {}).items()))
+
+    def saved(self, moves: Iterable[Move]) -> None:
+        for move in moves:
+            mine = self._moves.get(move.incident, {})
+            mine.pop(move.number, None)
+            if not mine:
+                self._moves.pop(move.incident, None)
+
+    def has_taken(self, message: str) -> bool:
+        """Whether a message of the inbox was consumed by a move that is not on disk yet."""
+        return any(move.message == message for mine in self._moves.values() for move in mine.values())
 
     def take(self, findings: Sequence[Finding], view: View, *, complete: bool = True) -> Changes:
         """One turn's findings. What is in scope and was not found again is looked at for its end.
@@ -136,7 +154,7 @@ class Incidents:
             if key in found or not view.in_scope(incident.subject):
                 continue
             self._findings.pop(key, None)
-            if incident.state is IncidentState.RESPONDING:
+            if incident.state is IncidentState.RESPONDING or incident.proved:
                 continue
             if not complete and not incident.healthy_when:
                 self._last_found[incident.id] = now
@@ -163,6 +181,7 @@ class Incidents:
                 state=IncidentState.OPEN,
                 closed_at=None,
                 ended="",
+                proved=False,
                 reopened=before.reopened + 1,
                 onset_at=onset,
                 severity=finding.severity,

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from x0tta6bl4.kernel.facts import (
     Finding,
     Incident,
     IncidentState,
+    Message,
     Observation,
     Outcome,
     Plan,
@@ -28,8 +28,8 @@ from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
 from x0tta6bl4.kernel.incidents import REOPEN, Incidents
 from x0tta6bl4.kernel.lifecycle import State, StateMachine
-from x0tta6bl4.kernel.memory import Knowledge, SubjectState, Unfinished
-from x0tta6bl4.kernel.plugin import Alarmed, Analyzer, Planner, Situation
+from x0tta6bl4.kernel.memory import Feedback, Knowledge, SubjectState, Unfinished
+from x0tta6bl4.kernel.plugin import Advance, Alarmed, Analyzer, Planner, Situation
 from x0tta6bl4.kernel.policy import GuardPolicy
 from x0tta6bl4.kernel.respond import Catalogue, Responder, StoppedUnproved
 from x0tta6bl4.kernel.sight import Sight, View
@@ -151,6 +151,10 @@ class MAPEK:
         self._held: set[str] = set()
         self._failing_analyzers: set[str] = set()
         self._told_decisions: dict[str, tuple[str, str, str]] = {}
+        self.trials: dict[str, list[Feedback]] = {}
+        """What is known of earlier tries, by fault."""
+        self._inbox: dict[str, Message] = {}
+        """What people said to runbooks and no runbook has heard yet, by the message's id."""
         self._unsaved: dict[str, Incident] = {}
         """Incidents that the journal could not take yet."""
 
@@ -241,6 +245,8 @@ class MAPEK:
             if wall - (i.closed_at or 0.0) < REOPEN
         ]
         self.incidents.load(await knowledge.open_incidents(), closed)
+        self.parts.planner.adopt(await knowledge.books())
+        await knowledge.keep_books(self.parts.planner.books())
         self.guard.ledger = Ledger(await knowledge.actions_since(wall - 86400.0))
         await self._refresh()
         sight = self.parts.sight
@@ -254,6 +260,7 @@ class MAPEK:
         self.parts.flags.load(await knowledge.flags())
         self.standing.pauses = tuple(await knowledge.pauses())
         self.standing.approvals = {a.plan: a for a in await knowledge.approvals(limit=1000)}
+        self._inbox = {m.id: m for m in await knowledge.inbox() if not self.incidents.has_taken(m.id)}
         self.parts.meter.set("x0tta6bl4_paused", float(len(self.standing.pauses)))
         for name, value in self.parts.flags.as_dict().items():
             self.parts.meter.set("x0tta6bl4_feature_flag", float(value), flag=name)
@@ -266,7 +273,7 @@ class MAPEK:
                     await asyncio.sleep(STORE_RETRY)
                     await self.parts.knowledge.remember("store.trouble", None)
                     for left in await self.parts.knowledge.unfinished():
-                        if not {left.plan.incident, f"{left.plan.incident}/ask"} & self._treated.keys():
+                        if not any(key.startswith(f"{left.plan.incident}/") for key in self._treated):
                             await self._take_up(left)
                     await self._refresh()  # the switch may have been thrown meanwhile: known before anything is done
                     log.info("the journal can be written again", extra={"was": self.standing.store_trouble})
@@ -436,11 +443,15 @@ class MAPEK:
         with self._stage("2.0_ANALYZE", thread):
             findings = await self._analyze(view)
             changes = self.incidents.take(findings, view, complete=not self._failing_analyzers)
+            for over in changes.closed:
+                await self._let_go(over)
             for finding in findings:
                 parts.sight.nudge(finding.subject)
         at = mark("analyze", at)
         with self._stage("3.0_PLAN", thread):
-            planned = [await self._planned(incident, view) for incident in self._to_plan(view)]
+            for message in tuple(self._inbox.values()):
+                await self._hear(message)
+            planned = [draft for incident in self._to_plan(view) for draft in await self._planned(incident, view)]
         at = mark("plan", at)
         with self._stage("4.0_EXECUTE", thread):
             # One after another, so that what is begun for one counts when the next is judged. The journal is written
@@ -456,7 +467,8 @@ class MAPEK:
                         self._pass_over(plan, incident, decision(verdicts))
                     if decision(verdicts).answer is Answer.ALLOW and self._respond(plan, incident):
                         responses.append(plan.id)
-                drafts.append((plan, incident, verdicts))
+                if verdicts:
+                    drafts.append((plan, incident, verdicts))
         at = mark("execute", at)
         with self._stage("5.0_KNOWLEDGE", thread):
             try:
@@ -535,18 +547,12 @@ class MAPEK:
             # Who waits for a subject in scope is concerned as well.
             scope = scope | {n for n, s in view.sight.subjects.items() if any(d in view.scope for d in s.depends_on)}  # type: ignore[operator]  # narrowed above
         return sorted(
-            (
-                i
-                for i in self.incidents.open
-                if (scope is None or i.subject in scope)
-                and i.state is not IncidentState.RESPONDING
-                and i.subject not in self.standing.in_treatment
-                and self.incidents.finding(i) is not None
-            ),
+            (i for i in self.incidents.open if scope is None or i.subject in scope),
             key=lambda i: (RANK[i.severity], i.opened_at),
         )
 
-    def _situation(self, incident: Incident) -> Situation:
+    def situation(self, incident: Incident) -> Situation:
+        """What the planner may look at about it now."""
         subjects, ledger = self.parts.sight.subjects, self.guard.ledger
         subject, wall = incident.subject, self.parts.clock.wall()
         latest, equal = ledger.equal_tries(subject, wall, self.parts.policy.backoff.decay)
@@ -558,44 +564,129 @@ class MAPEK:
             latest,
             ledger.latest_target(subject),
             ledger.done_for(incident.id),
+            self.parts.clock.monotonic(),
+            self.responder.epoch,
+            {o.metric: o.value for o in self.parts.sight.about(subject)},
+            self.trials.get(incident.fault, ()),
+            self.parts.catalogue.blasts,
         )
 
-    async def _planned(self, incident: Incident, view: View) -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
+    async def _planned(self, incident: Incident, view: View) -> list[tuple[Plan | None, Incident, tuple[Verdict, ...]]]:
         """A planner that fails about one incident fails about that one only."""
 
-        async def planned() -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
+        async def planned() -> list[tuple[Plan | None, Incident, tuple[Verdict, ...]]]:
             return self._plan(incident, view)
 
         found = await guarded(planned, None)
         if not isinstance(found, Failure):
             return found
-        self.parts.meter.count("x0tta6bl4_plugin_failures_total", instance=self.parts.planner.name, kind=found.error)
+        self._planner_failed(incident, found)
+        failing = Verdict("planner", Answer.DENY, f"the planner fails: {found.error}: {found.message}")
+        return [(None, incident, (failing,))]
+
+    def _planner_failed(self, incident: Incident, failure: Failure) -> None:
+        self.parts.meter.count("x0tta6bl4_plugin_failures_total", instance=self.parts.planner.name, kind=failure.error)
         if self._told_decisions.get(incident.id, ("",))[0] != "planner":
             log.error(
                 "the planner fails",
-                exc_info=found.exception,
-                extra={"subject": incident.subject, "incident": incident.id, "reason": found.message},
+                exc_info=failure.exception,
+                extra={"subject": incident.subject, "incident": incident.id, "reason": failure.message},
             )
-        return None, incident, (Verdict("planner", Answer.DENY, f"the planner fails: {found.error}: {found.message}"),)
 
-    def _plan(self, incident: Incident, view: View) -> tuple[Plan | None, Incident, tuple[Verdict, ...]]:
-        waits = self.incidents.waits_for(incident, view)
+    def _plan(self, incident: Incident, view: View) -> list[tuple[Plan | None, Incident, tuple[Verdict, ...]]]:
+        """Each plan that may be judged now; where there is none, the reason."""
+        is_seen = self.incidents.finding(incident) is not None
+        is_busy = incident.state is IncidentState.RESPONDING or incident.subject in self.standing.in_treatment
+        waits = self.incidents.waits_for(incident, view) if is_seen and not is_busy and not incident.proved else ""
         if waits:
             waiting = replace(incident, state=IncidentState.WAITING)
             self.incidents.put(waiting)
             self.wake_at(incident.subject, view.now + 0.5)
-            return None, waiting, (Verdict("dependency", Answer.HOLD, waits),)
+            return [(None, waiting, (Verdict("dependency", Answer.HOLD, waits),))]
+        if not is_seen and not incident.place:
+            return []
         if incident.state is IncidentState.WAITING:
             incident = replace(incident, state=IncidentState.OPEN)
             self.incidents.put(incident)
-        plan = self.parts.planner.plan(incident, self._situation(incident))
-        if plan is None:
-            return (
-                None,
-                incident,
-                (Verdict("planner", Answer.DENY, f"no rule says what to do about {incident.fault!r}"),),
-            )
-        return plan, incident, ()
+        advance = self.parts.planner.plan(incident, self.situation(incident))
+        if advance is None:
+            return [
+                (
+                    None,
+                    incident,
+                    (Verdict("planner", Answer.DENY, f"no rule says what to do about {incident.fault!r}"),),
+                )
+            ]
+        incident = self._advanced(incident, advance)
+        if incident.state is IncidentState.CLOSED or not (is_seen or incident.proved):
+            return []  # what is not found any more is about to end by itself; its runbook's timers run on
+        if incident.state is IncidentState.RESPONDING or incident.subject in self.standing.in_treatment:
+            return []
+        if not advance.plans:
+            return [(None, incident, (Verdict("runbook", Answer.HOLD, advance.why),))] if advance.why else []
+        return [(plan, incident, ()) for plan in advance.plans]
+
+    def _advanced(self, incident: Incident, advance: Advance) -> Incident:
+        """Takes over what the planner made of an incident; it is written with whatever is written next about it."""
+        moved = advance.incident
+        if advance.moves or moved != incident:
+            self.incidents.put(moved, advance.moves)
+            self._unsaved[moved.id] = moved
+        if advance.left:
+            self.responder.leave(moved.id, advance.left)
+            self.parts.sight.nudge(moved.subject)
+        if advance.look_again is not None:
+            self.wake_at(moved.subject, self.parts.clock.monotonic() + max(0.02, advance.look_again))
+        for name, data in advance.said:
+            if name == "log":
+                log.info("runbook", extra={"incident": moved.id, "subject": moved.subject, **data})
+            else:
+                log.info("runbook tells", extra={"event": name, "incident": moved.id, "subject": moved.subject})
+                self._tell("runbook", moved.subject, {"incident": moved.id, "event": name, "data": dict(data)})
+        if moved.state is IncidentState.CLOSED:
+            self._closed(moved)
+        return moved
+
+    async def _hear(self, message: Message) -> None:
+        """What somebody said to an incident's runbook is taken by it, with the next write about the incident."""
+        del self._inbox[message.id]
+        incident = next((i for i in self.incidents.open if i.id == message.incident), None)
+        if incident is None:
+            log.warning("an event came for an incident that is over", extra={"incident": message.incident})
+            await self.parts.knowledge.drop_message(message.id)
+            return
+
+        async def heard() -> Advance:
+            return self.parts.planner.tell(incident, message, self.situation(incident))
+
+        advance = await guarded(heard, None)
+        if isinstance(advance, Failure):
+            self._planner_failed(incident, advance)
+            return
+        log.info(
+            "an event was sent to a runbook",
+            extra={
+                "incident": incident.id,
+                "event": message.event,
+                "who": message.who,
+                "outcome": advance.why or "taken",
+            },
+        )
+        self._advanced(incident, advance)
+        if not any(move.message == message.id for move in advance.moves):
+            await self.parts.knowledge.drop_message(message.id)  # no runbook is there to hear it
+
+    async def _let_go(self, incident: Incident) -> None:
+        """The incident ended by itself: its runbook is told, and what it waits for is let go of."""
+
+        async def ended() -> Advance:
+            return self.parts.planner.close(incident, self.situation(incident))
+
+        advance = await guarded(ended, None)
+        if isinstance(advance, Failure):
+            self._planner_failed(incident, advance)
+            return
+        self.incidents.put(advance.incident, advance.moves)
 
     def _judge(self, plan: Plan, incident: Incident, view: View) -> tuple[Verdict, ...]:
         verdicts = self.responder.judge(plan, incident)
@@ -611,9 +702,10 @@ class MAPEK:
         """A rung that nobody allows would keep the incident from the rungs behind it, and from a human, for ever."""
         now = self.parts.clock.wall()
         refused = Outcome(plan.steps[0].id, Result.REFUSED, f"{verdict.check}: {verdict.sentence}", now, now)
-        moved = self.parts.planner.after(incident, plan, refused, self._situation(incident))
-        if moved.rung:  # at the top it waits where it is, and does not begin the same walk again at once
-            self.incidents.put(replace(moved, state=incident.state))
+        advance = self.parts.planner.after(incident, plan, [refused], self.situation(incident))
+        if advance.incident.passes == incident.passes:  # at the top it waits, and does not begin the same walk again
+            state = incident.state
+            self._advanced(incident, replace(advance, incident=replace(advance.incident, state=state)))
             self.wake({incident.subject})
 
     def _respond(self, plan: Plan, incident: Incident) -> bool:
@@ -622,21 +714,25 @@ class MAPEK:
         if concerned & self.standing.in_treatment.keys():
             self.wake_at(plan.subject, self.parts.clock.monotonic() + 0.5)
             return False
+        incident = self.incidents.known(incident)
+        incident = self.parts.planner.begun(incident, plan, self.responder.epoch)
         self.incidents.put(replace(incident, state=IncidentState.RESPONDING))
         plan = self.responder.once(plan)
         self.responder.mean(plan, plan.steps[0])
-        self._treat(incident, self._carry_out(plan, incident), concerned)
+        self._treat(incident, self._carry_out(plan, incident), concerned, plan)
         return True
 
     def _is_disruptive(self, plan: Plan) -> bool:
         """The plan was allowed, so its first action is one there is; a later one that is not stops the plan itself."""
         return any(self.parts.catalogue.is_disruptive(step.action) for step in plan.steps)
 
-    def _treat(self, incident: Incident, work: Awaitable[None], concerned: set[str]) -> None:
+    def _treat(self, incident: Incident, work: Awaitable[None], concerned: set[str], plan: Plan, key: str = "") -> None:
         subject = incident.subject
+        key = key or f"{incident.id}/{plan.activity}"
         assert self._group is not None, "responses belong to the running loop"
         for name in concerned:
             self.standing.in_treatment[name] = subject_of(self.parts.sight.subjects, name).group
+        self.standing.rules[plan.rule] = self.standing.rules.get(plan.rule, 0) + 1
 
         async def treated() -> None:
             try:
@@ -646,7 +742,8 @@ class MAPEK:
                     self.standing.in_treatment.pop(name, None)
                 if concerned:
                     self.standing.recovering.discard(subject)
-                self._treated.pop(incident.id, None)
+                self.standing.rules[plan.rule] -= 1
+                self._treated.pop(key, None)
             if isinstance(ended, Failure) and isinstance(ended.exception, StoppedUnproved):
                 return
             if isinstance(ended, Failure):
@@ -658,23 +755,35 @@ class MAPEK:
                         exc_info=ended.exception,
                         extra={"subject": subject, "reason": ended.message},
                     )
-                left = self.incidents.get(subject, incident.fault)
-                if left is not None and left.state is IncidentState.RESPONDING:
-                    self.incidents.put(replace(left, state=IncidentState.OPEN))
+                self._not_begun(incident, plan)
+                # Not at once: a mistake of our own would turn the loop as fast as it can go.
                 self.wake_at(subject, self.parts.clock.monotonic() + LATER)
+                concerned.discard(subject)
             if not self._treated and self.lifecycle.current_state is State.RESPONDING:
                 self.lifecycle.transition_to(State.IDLE, "responses over")
             self._wake_held()
-            self.wake({subject} | concerned)
+            self.wake(concerned if isinstance(ended, Failure) else {subject} | concerned)
 
-        self._treated[incident.id] = self._group.create_task(treated(), name=f"treat-{subject}")
+        self._treated[key] = self._group.create_task(treated(), name=f"treat-{subject}")
+
+    def _not_begun(self, incident: Incident, plan: Plan) -> None:
+        left = self.incidents.get(incident.subject, incident.fault)
+        if left is not None:
+            left = self.parts.planner.not_begun(left, plan)
+            state = IncidentState.OPEN if left.state is IncidentState.RESPONDING else left.state
+            self.incidents.put(replace(left, state=state))
 
     async def _carry_out(self, plan: Plan, incident: Incident) -> None:
         responding = replace(incident, state=IncidentState.RESPONDING)
-        done = await self.responder.carry_out(plan, responding, self._situation(incident))
-        self.incidents.put(done.incident)
-        if done.incident.state is IncidentState.CLOSED:
-            self._closed(done.incident)
+        advance = await self.responder.carry_out(plan, responding, lambda: self.situation(incident))
+        if advance is None:
+            self._not_begun(incident, plan)
+        else:
+            self._followed(advance)
+
+    def _followed(self, advance: Advance) -> None:
+        """A response has moved the incident on and written it; what else comes of it."""
+        self._advanced(advance.incident, replace(advance, moves=()))
 
     async def _take_up(self, left: Unfinished) -> None:
         """A step with an intent and no outcome, of an earlier life: looked at before anything is decided."""
@@ -686,8 +795,9 @@ class MAPEK:
             extra={"step": left.step.id, "action": left.step.action, "target": left.step.target},
         )
         current = self.incidents.get(incident.subject, incident.fault) or incident
+        current = self.parts.planner.begun(current, left.plan, self.responder.epoch)
         self.incidents.put(replace(current, state=IncidentState.RESPONDING, closed_at=None))
-        self._treat(current, self._settle(left, current), {left.plan.subject, left.step.target})
+        self._treat(current, self._settle(left, current), {left.plan.subject, left.step.target}, left.plan)
 
     async def _settle(self, left: Unfinished, incident: Incident) -> None:
         await self.watching.look_all()  # the monitors have only just begun
@@ -698,14 +808,15 @@ class MAPEK:
             {"step": left.step.id, "action": left.step.action, "state": outcome.result.value, "detail": outcome.detail},
         )
         if left.plan.rung == ASKING:  # it was no rung of the ladder: whoever approves meanwhile approves that one
+            await self.responder.settled(left.step, outcome)
             current = self.incidents.get(incident.subject, incident.fault)
             if current is not None and current.state is IncidentState.RESPONDING:
                 self.incidents.put(replace(current, state=IncidentState.OPEN))
             return
-        moved = await self.responder.moved_on(left.plan, incident, outcome, self._situation(incident))
-        self.incidents.put(moved)
-        if moved.state is IncidentState.CLOSED:
-            self._closed(moved)
+        advance = await self.responder.moved_on(
+            left.plan, incident, [outcome], lambda: self.situation(incident), left.step
+        )
+        self._followed(advance)
 
     # -- knowledge -----------------------------------------------------------------------------------------------
 
@@ -737,12 +848,13 @@ class MAPEK:
             )
         self._unsaved |= {incident.id: incident for incident in (*opened, *changed, *closed)}
         for incident in tuple(self._unsaved.values()):
-            current = self.incidents.known(incident)
-            if current.state is not IncidentState.RESPONDING:  # a response writes its own
-                await knowledge.save_incident(current)
+            current, moves = self.incidents.known(incident), self.incidents.unsaved(incident.id)
+            await knowledge.save_incident(current, moves)
+            self.incidents.saved(moves)
+            if self._unsaved.get(incident.id) is incident:
                 del self._unsaved[incident.id]
-            if incident.state is IncidentState.CLOSED:
-                self._closed(incident)
+        for incident in closed:
+            self._closed(incident)
         for incident in (*opened, *changed):
             finding = self.incidents.finding(incident)
             if finding is not None:
@@ -802,6 +914,16 @@ class MAPEK:
             self._told_decisions.pop(incident.id, None)
         if (
             plan is not None
+            and verdict.check == "mode"
+            and verdict.answer is Answer.HOLD
+            and (approval is None or lapsed)
+        ):
+            await self.parts.knowledge.expire_approvals(self.parts.clock.wall())
+            self.standing.approvals[plan.id] = await self.parts.knowledge.want_approval(
+                plan, self.parts.clock.wall() + self.parts.policy.approval_expires, "; ".join(plan.because[:3])
+            )
+        if (
+            plan is not None
             and verdict.check in TOLD
             and verdict.answer is not Answer.ALLOW
             and not _is_forbidden(plan, verdict)
@@ -811,16 +933,6 @@ class MAPEK:
         if self._told_decisions.get(incident.id) == said:
             return
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
-        if (
-            plan is not None
-            and verdict.check == "mode"
-            and verdict.answer is Answer.HOLD
-            and (approval is None or lapsed)
-        ):
-            await knowledge.expire_approvals(wall)
-            self.standing.approvals[plan.id] = await knowledge.want_approval(
-                plan, wall + self.parts.policy.approval_expires, "; ".join(plan.because[:3])
-            )
         if plan is not None and verdict.answer is not Answer.ALLOW:
             await knowledge.save_plan(plan)
         nothing = Plan("", incident.id, incident.subject, incident.fault, "", "", (_NO_STEP,), ())
@@ -866,13 +978,22 @@ class MAPEK:
                 "text": f"{incident.summary}. {verdict.sentence}",
                 "severity": incident.severity.value,
                 "reasons": list(incident.because),
+                **self._question(plan, verdict),
             },
         )
-        asking = replace(plan, id=id, rung=ASKING, steps=(step,))
+        asking = replace(plan, id=id, rung=ASKING, steps=(step,), activity="", at_once=0)
         verdicts = self.responder.judge(asking, incident)
         key = f"{incident.id}/ask"
         if decision(verdicts).answer is Answer.ALLOW and key not in self._treated and self._group is not None:
-            self._treat(replace(incident, id=key), self.responder.say(self.responder.once(asking), incident), set())
+            self._treat(incident, self.responder.say(self.responder.once(asking), incident), set(), asking, key)
+
+    def _question(self, plan: Plan, verdict: Verdict) -> Mapping[str, object]:
+        """What a person needs to answer. How to answer is the channel's to add: a link has no place in the journal."""
+        approval = self.standing.approvals.get(plan.id)
+        if verdict.check != "mode" or verdict.answer is not Answer.HOLD or approval is None:
+            return {}
+        steps = [f"{step.action} on {step.target}" for step in plan.steps]
+        return {"plan": plan.id, "expires": approval.expires, "steps": steps}
 
     def _tell(self, what: str, subject: str, data: Mapping[str, object]) -> None:
         if not self.parts.bus.publish_nowait(Event(EventType(what), data={"subject": subject, **data}, source="loop")):
@@ -883,15 +1004,6 @@ def _is_forbidden(plan: Plan, verdict: Verdict) -> bool:
     """Whether the rung itself is what may not be done; a subject that is not to be treated at all is another matter."""
     elsewhere = verdict.check == "mode" and plan.steps[0].target != plan.subject
     return verdict.answer is Answer.DENY and (verdict.check in FORBIDDEN or elsewhere)
-
-
-def plan_id(incident: Incident, rung: str, done: int = 0) -> str:
-    """The same for the same step of the same story, so that an approval finds the plan it was given to.
-
-    Another one as soon as something was done: a rung may be tried again, and each try has an intent of its own.
-    """
-    place = f"{incident.id}/{incident.reopened}/{incident.passes}/{rung}/{incident.tries}/{done}"
-    return f"plan-{incident.id[-8:]}-{zlib.crc32(place.encode()):08x}"
 
 
 def _installed_parts() -> Parts:

@@ -10,11 +10,14 @@ from x0tta6bl4.kernel.facts import (
     NOTHING,
     Answer,
     Attributes,
+    Book,
     Condition,
     Expect,
     Finding,
     Incident,
     IncidentState,
+    Message,
+    Move,
     Observation,
     Occurrence,
     Outcome,
@@ -86,6 +89,29 @@ class Pause:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """How one try of a rung went, whoever says so: the one form in which anything is learnt from."""
+
+    signature: tuple[str, str, str]
+    """Fault, kind of subject, subject."""
+    rung: tuple[str, ...]
+    """The rung's actions, in order."""
+    seconds: float | None
+    """From the onset to verified health; None: it was not seen to help (the time is censored)."""
+    verified: bool
+    harmful: bool
+    source: Literal["outcome", "operator", "mesh"]
+    at: float
+    weight: float = 1.0
+    """Tries that it counts as; 0: it speaks of something that was suggested and not done."""
+    spent: float = 0.0
+    """Seconds that the try itself took, helpful or not; 0: nobody measured."""
+    after: int = 0
+    """How many tries of the bout had failed before it: what is tried second meets the harder faults."""
+    incident: str = ""
+
+
 ApprovalState = Literal["wanted", "approved", "rejected", "expired"]
 
 
@@ -137,6 +163,59 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """One rung tried in one incident, as the journal has it: its steps taken together."""
+
+    incident: str
+    subject: str
+    fault: str
+    rule: str
+    rung: str
+    actions: tuple[str, ...]
+    """The names of all actions that were planned, in order; a try that broke off has them too."""
+    onset_at: float | None
+    """When the bout began in which it was tried; None when the incident came back since and that is forgotten."""
+    begun_at: float
+    ended_at: float
+    verified_at: float | None
+    result: Result
+    """Of the last step that was taken; that a refuted one was taken back is not what this tells."""
+    after: int = 0
+    """How many tries had failed before it in the same bout."""
+    stuck: bool = False
+    """Taking it back was tried, and failed."""
+    harmed: tuple[str, ...] = ()
+    """Incidents of other subjects that began during it, during no other try, and did not pass by themselves."""
+
+
+Opinion = Literal["helped", "useless", "harmful"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What would have been done about an incident, and all that is known of what happened instead."""
+
+    incident: Incident
+    rule: str
+    rung: str
+    actions: tuple[str, ...]
+    target: str
+    at: float
+    check: str
+    """What kept it from being done: ``mode`` or ``allowlist``."""
+    within: float
+    """Seconds in which it would have had to prove itself."""
+    found: tuple[tuple[float, Severity], ...] = ()
+    """When something was found of it first, and how severe that was."""
+    beside: tuple[Incident, ...] = ()
+    """Other incidents that were opened while it was open."""
+    trials: tuple[Trial, ...] = ()
+    """What was done about it after all."""
+    opinions: tuple[Opinion, ...] = ()
+    """What people said of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retained:
     """How much ``retain`` let go of."""
 
@@ -169,7 +248,11 @@ class Knowledge(Protocol):
         """Whether another process has written since the last call. Costs microseconds; for asking each second."""
         ...
 
-    async def save_incident(self, incident: Incident) -> None: ...
+    async def save_incident(self, incident: Incident, moves: Sequence[Move] = ()) -> None:
+        """With the moves of its runbook that led there, and without the messages that they consumed, in one
+        transaction. A move that is there already stays as it is; another one of the same number is a StoreError.
+        """
+        ...
 
     async def open_incidents(self) -> list[Incident]:
         """Every one that is not closed, oldest first."""
@@ -191,6 +274,28 @@ class Knowledge(Protocol):
         """The one that was closed last, at that time or later: what a relapse reopens."""
         ...
 
+    async def moves(self, incident: str) -> list[Move]:
+        """Every macrostep of its runbook, in order."""
+        ...
+
+    async def send(self, incident: str, event: str, data: Any, who: str) -> Message:
+        """Puts an event into the incident's inbox. Audited."""
+        ...
+
+    async def inbox(self) -> list[Message]:
+        """What waits to be taken, oldest first."""
+        ...
+
+    async def drop_message(self, id: str) -> None:
+        """It came too late for anybody to take it."""
+        ...
+
+    async def keep_books(self, books: Sequence[Book]) -> None:
+        """Versions of runbooks that incidents may be under; those that are there stay."""
+        ...
+
+    async def books(self) -> list[Book]: ...
+
     async def add_finding(self, incident: str, finding: Finding, wall: float) -> None:
         """Equal findings (analyzer and summary) are counted, not kept twice; the number kept is bounded."""
         ...
@@ -208,15 +313,19 @@ class Knowledge(Protocol):
         group: str = "",
         disruptive: bool = True,
         incident: Incident | None = None,
+        moves: Sequence[Move] = (),
     ) -> None:
-        """Comes before the action. With the plan, and the incident if given, in one transaction.
+        """Comes before the action. With the plan, and the incident and its moves if given, in one transaction.
 
-        A step has one intent in its life: a second one is a StoreError.
+        A step has one intent in its life: a second one is a StoreError. So is an intent of a life of the daemon that
+        another one has followed: whoever was taken for dead must not act any more.
         """
         ...
 
-    async def record_outcome(self, step: str, outcome: Outcome, incident: Incident | None = None) -> None:
-        """Comes after the action; with the changed incident, if given, in one transaction.
+    async def record_outcome(
+        self, step: str, outcome: Outcome, incident: Incident | None = None, moves: Sequence[Move] = ()
+    ) -> None:
+        """Comes after the action; with the changed incident and its moves, if given, in one transaction.
 
         The first outcome of a step stands: the same once more does nothing, another one, or one of a step that was
         never meant to be done, is a StoreError.
@@ -245,6 +354,31 @@ class Knowledge(Protocol):
 
     async def story(self, incident: str) -> list[Entry]:
         """Everything about an incident, in order of time; empty when there is none of that id."""
+        ...
+
+    async def trials(self, fault: str, since: float, limit: int = 500) -> list[Trial]:
+        """What was tried against a fault and has ended, oldest first; beyond ``limit`` steps only the latest.
+
+        Steps that prove nothing, such as telling a human, and what was refused before it was done, are no tries.
+        """
+        ...
+
+    async def add_feedback(self, feedback: Feedback, who: str, why: str = "") -> None:
+        """Keeps what a person or another node says. The same voice about the same rung of the same incident is heard
+        once: the later word stands. Audited. Outcomes are not kept here: the journal has them.
+        """
+        ...
+
+    async def feedback(self, fault: str, since: float, limit: int = 500) -> list[Feedback]:
+        """All that is known of tries against a fault, oldest first: what people and other nodes said, and what the
+        journal's tries proved, except where a person spoke about that very try.
+        """
+        ...
+
+    async def suggestions(self, since: float, rule: str | None = None, limit: int = 1000) -> list[Suggestion]:
+        """What would have been done and was not, because of the mode or the allowlist; each once a bout,
+        oldest first, the latest ``limit``.
+        """
         ...
 
     async def flags(self) -> Mapping[str, bool]:
@@ -283,7 +417,8 @@ class Knowledge(Protocol):
     async def answer_approval(self, plan: str, approve: bool, who: str, why: str = "") -> Approval | None:
         """The approval as it stands afterwards; None when nobody asked. Audited.
 
-        Only one that is still wanted and has not expired takes the answer; look at ``state`` to see whether it did.
+        Only one that is still wanted, has not expired and whose incident is not over takes the answer; look at
+        ``state`` to see whether it did.
         """
         ...
 
@@ -292,7 +427,7 @@ class Knowledge(Protocol):
         ...
 
     async def expire_approvals(self, now: float) -> list[Approval]:
-        """Those whose time ran out without an answer, each told of once."""
+        """Those whose time ran out, or whose incident ended, without an answer; each told of once."""
         ...
 
     async def save_subjects(self, subjects: Sequence[SubjectState]) -> None: ...
@@ -360,6 +495,27 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
     return str(value)
+
+
+def evidence_of(trial: Trial) -> Feedback | None:
+    """What a try proves about its rung; None when nobody could see how it ended."""
+    if trial.result not in (Result.VERIFIED, Result.REFUTED, Result.FAILED):
+        return None
+    verified = trial.result is Result.VERIFIED
+    ended_at = trial.verified_at if verified and trial.verified_at is not None else trial.ended_at
+    known = verified and trial.onset_at is not None
+    return Feedback(
+        signature=(trial.fault, "", trial.subject),
+        rung=trial.actions,
+        seconds=max(0.0, ended_at - (trial.onset_at or 0.0)) if known else None,
+        verified=verified,
+        harmful=trial.stuck or bool(trial.harmed),
+        source="outcome",
+        at=trial.ended_at,
+        spent=max(0.0, ended_at - trial.begun_at),
+        after=trial.after,
+        incident=trial.incident,
+    )
 
 
 Plain = Mapping[str, Any]

@@ -1,6 +1,6 @@
 """What a plugin is: the protocol of each phase, the ports it may be handed, and how a module declares itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -9,16 +9,19 @@ from pydantic import BaseModel, ConfigDict
 from x0tta6bl4.kernel.facts import (
     NOTHING,
     Attributes,
+    Book,
     Condition,
     Finding,
     Incident,
+    Message,
+    Move,
     Observation,
     Occurrence,
     Outcome,
     Plan,
     Step,
 )
-from x0tta6bl4.kernel.memory import Knowledge
+from x0tta6bl4.kernel.memory import Feedback, Knowledge
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.ports.clock import Clock
@@ -32,6 +35,7 @@ from x0tta6bl4.ports.processes import Processes
 from x0tta6bl4.ports.units import Units
 
 Family = Literal["monitors", "analyzers", "planners", "executors", "knowledge"]
+Blast = Literal["none", "process", "service", "host", "cluster"]
 FAMILIES: tuple[Family, ...] = ("monitors", "analyzers", "planners", "executors", "knowledge")
 
 
@@ -123,20 +127,74 @@ class Situation:
     """What the latest step was done to; empty: not known."""
     done: int = 0
     """Disruptive steps begun for the incident so far: what tells two tries of one rung apart."""
+    monotonic: float = 0.0
+    epoch: int = 0
+    """The life of the daemon: monotonic times of another one mean nothing."""
+    seen: Mapping[str, float] = field(default_factory=dict)
+    """The latest value of each of the subject's metrics."""
+    trials: Sequence[Feedback] = ()
+    """How earlier tries went, of this fault."""
+    blasts: Mapping[str, str] = field(default_factory=dict)
+    """How far each action reaches, by its full name."""
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What a planner made of something: the incident afterwards, and what is to be done and said about it."""
+
+    incident: Incident
+    moves: tuple[Move, ...] = ()
+    plans: tuple[Plan, ...] = ()
+    """What it waits for, each independent of the others."""
+    look_again: float | None = None
+    """Seconds until it wants to be asked again though nothing happened; None: never."""
+    said: tuple[tuple[str, Attributes], ...] = ()
+    """Events for whoever listens: name and data."""
+    left: tuple[str, ...] = ()
+    """Activities that are not wanted any more: what is done for them is ended as soon as that can be."""
+    why: str = ""
+    """Why there is nothing to do, where there is nothing."""
 
 
 class Planner(Protocol):
-    """Chooses. Pure, as an analyzer is."""
+    """Chooses. Pure, as an analyzer is: everything it knows of an incident is in ``Incident.place``."""
 
     @property
     def name(self) -> str: ...
 
-    def plan(self, incident: Incident, situation: Situation) -> Plan | None:
-        """What to do next; None when no rule speaks of this incident."""
+    def plan(self, incident: Incident, situation: Situation) -> Advance | None:
+        """Brings the incident up to now (first look, timers that are due) and says what to do next.
+
+        None when no rule speaks of this incident.
+        """
         ...
 
-    def after(self, incident: Incident, plan: Plan, outcome: Outcome, situation: Situation) -> Incident:
-        """The incident with its place on the ladder moved on; called once for each plan that was carried out."""
+    def begun(self, incident: Incident, plan: Plan, epoch: int) -> Incident:
+        """The plan was let through and is being carried out from now on, in that life of the daemon."""
+        ...
+
+    def not_begun(self, incident: Incident, plan: Plan) -> Incident:
+        """It was let through and did not come to it: what it was for is still wanted."""
+        ...
+
+    def after(self, incident: Incident, plan: Plan, outcomes: Sequence[Outcome], situation: Situation) -> Advance:
+        """A plan has ended, with the outcomes of the steps that were taken. Called once for each."""
+        ...
+
+    def tell(self, incident: Incident, message: Message, situation: Situation) -> Advance:
+        """Something was said to the incident's rule from outside."""
+        ...
+
+    def close(self, incident: Incident, situation: Situation) -> Advance:
+        """The incident is over: what its rule still waits for is let go of."""
+        ...
+
+    def books(self) -> Sequence[Book]:
+        """The rules in force, for the journal to keep."""
+        ...
+
+    def adopt(self, books: Iterable[Book]) -> None:
+        """The rules that were ever kept: open incidents go on with the version that they began with."""
         ...
 
 
@@ -152,6 +210,10 @@ class Action:
     on_unknown: Literal["retry", "probe", "ask"] = "probe"
     undo: str = ""
     """The verb that takes it back, where there is one."""
+    blast: Blast = "service"
+    """What can be hurt when it goes wrong: ``none`` only looks or tells; from ``host`` on it is like a reboot."""
+    idempotent: bool = True
+    """Whether twice leaves the same as once, with no harm in between."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from x0tta6bl4.kernel.errors import StepRefused
 from x0tta6bl4.kernel.facts import (
@@ -12,6 +14,7 @@ from x0tta6bl4.kernel.facts import (
     Expect,
     Incident,
     IncidentState,
+    Move,
     Outcome,
     Plan,
     Result,
@@ -22,7 +25,7 @@ from x0tta6bl4.kernel.facts import (
 from x0tta6bl4.kernel.guard import Case, Guard, decision
 from x0tta6bl4.kernel.incidents import Incidents
 from x0tta6bl4.kernel.memory import ActionRecord, Knowledge
-from x0tta6bl4.kernel.plugin import Action, Effect, Executor, Planner, Situation
+from x0tta6bl4.kernel.plugin import Action, Advance, Effect, Executor, Planner, Situation
 from x0tta6bl4.kernel.sight import Sight
 from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.kernel.supervise import Failure, guarded
@@ -57,6 +60,11 @@ class Catalogue:
         offered = sorted(f"{e}.{a.verb}" for e, x in self.executors.items() for a in x.actions)
         raise StepRefused(f"no action is called {name!r}", remedy=f"there are: {', '.join(offered) or 'none'}")
 
+    @cached_property
+    def blasts(self) -> Mapping[str, str]:
+        """How far each action reaches."""
+        return {f"{e}.{a.verb}": a.blast for e, x in self.executors.items() for a in x.actions}
+
     def is_disruptive(self, name: str) -> bool:
         """What is not known counts as disruptive."""
         try:
@@ -67,14 +75,6 @@ class Catalogue:
 
 class StoppedUnproved(Exception):
     """The daemon stops while a proof is waited for. The intent stands without an outcome; the next life looks first."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of a plan: the incident afterwards, and the outcome of its last step."""
-
-    incident: Incident
-    outcome: Outcome | None
 
 
 class Responder:
@@ -109,21 +109,25 @@ class Responder:
         self._eased = eased
         self.epoch = epoch
         self._carried = 0
+        self._left: set[tuple[str, str]] = set()
         self.stopping = asyncio.Event()
         """Set when the loop is asked to end: what is being done is finished, what is being proved is left to look at.
         """
 
-    def case(self, plan: Plan, step: Step, incident: Incident) -> Case:
+    def case(self, plan: Plan, step: Step, incident: Incident, *, under_way: bool = False) -> Case:
+        """``under_way``: a later step of a plan that was let through; its earlier ones may have cured the symptom."""
         _, action = self.catalogue.find(step.action)
         subjects = self._sight.subjects
+        under_way = under_way or plan.under_way
         return Case(
             plan,
             step,
             action,
-            incident,
+            replace(incident, healthy_when=()) if under_way else incident,
             subject_of(subjects, plan.subject),
             subject_of(subjects, step.target),
             self._clock.wall(),
+            under_way,
         )
 
     def judge(self, plan: Plan, incident: Incident) -> tuple[Verdict, ...]:
@@ -133,48 +137,57 @@ class Responder:
         except StepRefused as refused:
             return (Verdict("catalogue", Answer.DENY, str(refused)),)
 
-    async def carry_out(self, plan: Plan, incident: Incident, situation: Situation) -> Done:
-        """Steps in their order until one does not end as it should. The incident's place on the ladder moves
-        on once.
+    async def carry_out(self, plan: Plan, incident: Incident, situation: Callable[[], Situation]) -> Advance | None:
+        """Steps in their order until one does not end as it should; then the incident moves on, once.
+
+        None when the symptom was gone before anything was done.
         """
-        outcome: Outcome | None = None
+        outcomes: list[Outcome] = []
         for number, step in enumerate(plan.steps):
             last = number == len(plan.steps) - 1
             if number:  # the first was judged by the loop a moment ago
                 try:
-                    verdict = decision(self._guard.judge(self._relaxed(plan, step, incident)))
+                    verdict = decision(self._guard.judge(self.case(plan, step, incident, under_way=True)))
                 except StepRefused as refused:
                     verdict = Verdict("catalogue", Answer.DENY, str(refused))
                 if verdict.answer is not Answer.ALLOW:
                     await self._knowledge.record_decision(plan, step, verdict, self._clock.wall())
-                    outcome = Outcome(
-                        step.id,
-                        Result.REFUSED,
-                        f"{verdict.check}: {verdict.sentence}",
-                        self._clock.wall(),
-                        self._clock.wall(),
-                    )
-                    break
+                    now = self._clock.wall()
+                    outcomes.append(Outcome(step.id, Result.REFUSED, f"{verdict.check}: {verdict.sentence}", now, now))
+                    return await self.moved_on(plan, incident, outcomes, situation, None)
                 self.mean(plan, step)
             outcome = await self._take(plan, step, incident, prove=last)
             if outcome is None:
-                return Done(replace(incident, state=IncidentState.OPEN), None)
-            if outcome.result not in (Result.VERIFIED, Result.UNVERIFIED) or (
-                outcome.result is Result.UNVERIFIED and last
-            ):
-                break
-        assert outcome is not None, "a plan has at least one step"
-        return Done(await self.moved_on(plan, incident, outcome, situation), outcome)
+                return None
+            outcomes.append(outcome)
+            if last or outcome.result not in (Result.VERIFIED, Result.UNVERIFIED):
+                return await self.moved_on(plan, incident, outcomes, situation, step)
+            await self._record(step, outcome)
+            self._announce(outcome, incident, plan, step)
+        raise AssertionError("a plan has at least one step")
 
     def once(self, plan: Plan) -> Plan:
-        """The plan with steps of their own.
+        """The plan as it is carried out: with steps of their own, and with what their actions say of themselves.
 
         A plan is the same as long as its story is, so that an approval finds it; but a step is meant once in its life,
         and a plan may be carried out again when the daemon died between two writes.
         """
         self._carried += 1
         once = f"{plan.id}-{self.epoch}.{self._carried}"
-        return replace(plan, steps=tuple(replace(s, id=f"{once}.{n}") for n, s in enumerate(plan.steps, 1)))
+        steps = []
+        for number, step in enumerate(plan.steps, 1):
+            step = replace(step, id=f"{once}.{number}")
+            with suppress(StepRefused):  # one that no executor offers stops the plan when its turn comes
+                executor, action = self.catalogue.find(step.action)
+                back = step.undo or (f"{executor.name}.{action.undo}" if action.undo and not step.undoes else "")
+                # What changes nothing cannot be what helped.
+                step = replace(step, undo=back, expect=step.expect if action.disruptive else None)
+            steps.append(step)
+        return replace(plan, steps=tuple(steps))
+
+    def leave(self, incident: str, activities: Iterable[str]) -> None:
+        """Their states were left: acts that go on are finished, proofs are not waited for any more."""
+        self._left.update((incident, activity) for activity in activities)
 
     def mean(self, plan: Plan, step: Step) -> None:
         """It was allowed and counts from here: what is judged before its intent is written must see it."""
@@ -195,48 +208,60 @@ class Responder:
 
     async def say(self, plan: Plan, incident: Incident) -> None:
         """Tells a human, beside whatever else is done about the incident."""
-        await self._take(plan, plan.steps[0], incident, prove=False)
+        step = plan.steps[0]
+        outcome = await self._take(plan, step, incident, prove=False)
+        assert outcome is not None, "what disturbs nobody is done whether or not the symptom is gone"
+        await self._record(step, outcome)
+        self._announce(outcome, incident, plan, step)
 
-    def _relaxed(self, plan: Plan, step: Step, incident: Incident) -> Case:
-        """A later step of a plan that was let through as a whole: its earlier step may have cured the symptom
-        or not.
+    async def moved_on(
+        self,
+        plan: Plan,
+        incident: Incident,
+        outcomes: Sequence[Outcome],
+        situation: Callable[[], Situation],
+        step: Step | None,
+    ) -> Advance:
+        """The outcome and what it means for the incident, in one transaction. ``step``: the one it is the outcome of;
+        None when that was never begun.
         """
-        return replace(self.case(plan, step, incident), incident=replace(incident, healthy_when=()), under_way=True)
-
-    async def moved_on(self, plan: Plan, incident: Incident, outcome: Outcome, situation: Situation) -> Incident:
-        wall = self._clock.wall()
-        current = self._incidents.get(incident.subject, incident.fault) or incident
+        outcome = outcomes[-1]
+        current = self._incidents.get(incident.subject, incident.fault)
+        if current is None or current.id != incident.id:
+            if step is not None:  # it was closed meanwhile
+                await self._record(step, outcome)
+                self._announce(outcome, incident, plan, step)
+            return Advance(incident)
+        advance = self._planner.after(current, plan, outcomes, situation())
+        moved = advance.incident
+        if moved.state is IncidentState.RESPONDING:
+            moved = replace(moved, state=IncidentState.ESCALATED if moved.passes else IncidentState.OPEN)
+            advance = replace(advance, incident=moved)
+        # Before anything is waited for: whoever looks at the incident meanwhile must find it moved on already.
+        self._incidents.put(moved, advance.moves)
+        moves = self._incidents.unsaved(moved.id)
+        if step is None:
+            await self._knowledge.save_incident(moved, moves)
+        else:
+            await self._record(step, outcome, moved, moves)
+        self._incidents.saved(moves)
+        self._left.discard((incident.id, plan.activity))
+        if step is not None:
+            self._announce(outcome, incident, plan, step)
         if outcome.result is Result.VERIFIED and plan.steps[-1].expect is not None:
-            moved = replace(
-                current,
-                state=IncidentState.CLOSED,
-                closed_at=wall,
-                updated_at=wall,
-                ended="healed",
-                rung="",
-                tries=0,
-                passes=0,
-            )
             self._meter.observe(
                 "x0tta6bl4_self_healing_mttr_seconds",
-                max(0.0, (outcome.verified_at or wall) - incident.onset_at),
+                max(0.0, (outcome.verified_at or self._clock.wall()) - incident.onset_at),
                 fault=incident.fault,
             )
-        else:
-            moved = self._planner.after(current, plan, outcome, situation)
-            if moved.state is IncidentState.RESPONDING:
-                moved = replace(moved, state=IncidentState.ESCALATED if moved.passes else IncidentState.OPEN)
-        await self._knowledge.save_incident(moved)
-        return moved
+        return advance
 
-    async def _take(
-        self, plan: Plan, step: Step, incident: Incident, *, prove: bool, is_undo: bool = False
-    ) -> Outcome | None:
+    async def _take(self, plan: Plan, step: Step, incident: Incident, *, prove: bool) -> Outcome | None:
         """One step from intent to outcome; None when the symptom was gone before anything was done."""
         executor, action = self.catalogue.find(step.action)
         is_begun = False
         try:
-            if action.disruptive and not is_undo and not await self._still_needed(incident):
+            if action.disruptive and not plan.under_way and not await self._still_needed(plan, incident):
                 gone = Verdict(
                     "precondition",
                     Answer.DENY,
@@ -249,17 +274,21 @@ class Responder:
                     {"plan": plan.id, "check": gone.check, "answer": "deny", "sentence": gone.sentence},
                 )
                 return None
-            if self.stopping.is_set() and not is_undo:
+            if self.stopping.is_set():
                 raise StoppedUnproved  # nothing new is begun
             started = self._clock.wall()
+            current = self._incidents.known(incident)
+            moves = self._incidents.unsaved(incident.id)
             await self._knowledge.record_intent(
                 step,
                 plan,
                 self.epoch,
                 group=subject_of(self._sight.subjects, step.target).group,
                 disruptive=action.disruptive,
-                incident=incident,
+                incident=current,
+                moves=moves,
             )
+            self._incidents.saved(moves)
             is_begun = True
         finally:
             if not is_begun:
@@ -267,9 +296,7 @@ class Responder:
         self.mean(plan, step)
         if not self._guard.flags.is_enabled("auto_healing"):
             # The switch was thrown while the intent was being written.
-            outcome = Outcome(step.id, Result.REFUSED, "auto_healing was switched off", started, self._clock.wall())
-            await self._finished(outcome, incident, plan, step)
-            return outcome
+            return Outcome(step.id, Result.REFUSED, "auto_healing was switched off", started, self._clock.wall())
         self._told(
             "step",
             incident.subject,
@@ -329,38 +356,19 @@ class Responder:
                 data=effect.data,
             )
         else:
-            outcome = await self.prove(step, incident, acted_at, started, effect)
+            outcome = await self.prove(plan, step, incident, acted_at, started, effect)
             if outcome.result is not Result.VERIFIED:
                 for name in concerned:  # what did not help within its time is not starting any more
                     self._sight.began_anew(name, None)
-        await self._finished(outcome, incident, plan, step)
-        undo = step.undo or (f"{executor.name}.{action.undo}" if action.undo else "")
-        if outcome.result is Result.REFUTED and undo:
-            await self._undo(plan, replace(step, undo=undo), incident, effect)
         return outcome
 
-    async def _undo(self, plan: Plan, step: Step, incident: Incident, effect: Effect | Failure) -> None:
-        """What did not help and can be taken back is taken back, as a journaled step of its own."""
-        data = effect.data if isinstance(effect, Effect) else {}
-        back = replace(step, id=f"{step.id}-undo", action=step.undo, args={**step.args, **data}, undo="", expect=None)
-        try:
-            self.catalogue.find(back.action)
-            final = [
-                v
-                for v in self._guard.judge_all(self._relaxed(plan, back, incident))
-                if v.answer is not Answer.ALLOW and v.check in ("maintenance", "allowlist")
-            ]
-            if final:
-                await self._knowledge.record_decision(plan, back, final[-1], self._clock.wall())
-                raise StepRefused(f"{final[-1].check}: {final[-1].sentence}")
-        except StepRefused as refused:
-            log.error("cannot undo", extra={"step": step.id, "reason": str(refused)})
-            return
-        await self._take(plan, back, incident, prove=False, is_undo=True)
-
-    async def _finished(self, outcome: Outcome, incident: Incident, plan: Plan, step: Step) -> None:
-        await self._knowledge.record_outcome(step.id, outcome)
+    async def _record(
+        self, step: Step, outcome: Outcome, incident: Incident | None = None, moves: Sequence[Move] = ()
+    ) -> None:
+        await self._knowledge.record_outcome(step.id, outcome, incident, moves)
         self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
+
+    def _announce(self, outcome: Outcome, incident: Incident, plan: Plan, step: Step) -> None:
         self._meter.count("x0tta6bl4_steps_total", action=step.action, result=outcome.result.value)
         log.info(
             "outcome",
@@ -388,17 +396,20 @@ class Responder:
             },
         )
 
-    async def _still_needed(self, incident: Incident) -> bool:
-        """Reads the symptom again unless it was read within the last second. Without a probe: the finding must
-        stand.
-        """
+    async def _still_needed(self, plan: Plan, incident: Incident) -> bool:
+        """Reads the symptom again unless it was read a moment ago. Without a probe: the finding must stand."""
         if not incident.healthy_when:
             return self._incidents.finding(incident) is not None
+        now = self._clock.monotonic()
+        # Whoever approved saw the world of then; what was asked before the answer says nothing about the one of now.
+        approval = self._guard.standing.approvals.get(plan.id)
+        answered = now - max(0.0, self._clock.wall() - approval.at) if approval is not None else 0.0
         old = []
         for condition in incident.healthy_when:
             subject = condition.subject or incident.subject
             at = self._sight.seen_at(subject, condition.metric)
-            if at is None or self._clock.monotonic() - at > FRESH:
+            asked = self._sight.asked_at(subject, condition.metric)
+            if at is None or now - at > FRESH or asked is None or asked < answered:
                 seen = self._sight.latest(subject, condition.metric)
                 if seen is not None:
                     old.append(seen.source)
@@ -412,7 +423,9 @@ class Responder:
             for c in incident.healthy_when
         )
 
-    async def prove(self, step: Step, incident: Incident, acted_at: float, started: float, effect: Effect) -> Outcome:
+    async def prove(
+        self, plan: Plan, step: Step, incident: Incident, acted_at: float, started: float, effect: Effect
+    ) -> Outcome:
         """Waits for the healthy signs, by looks begun after the action, and for the hold time on end."""
         expect = step.expect or Expect()
         if not incident.healthy_when:
@@ -425,7 +438,9 @@ class Responder:
                 output=effect.output,
                 data=effect.data,
             )
-        result, detail, verified_at, reasons = await self._proof(incident, expect, acted_at)
+        result, detail, verified_at, reasons = await self._proof(
+            incident, expect, acted_at, lambda: (incident.id, plan.activity) in self._left
+        )
         return Outcome(
             step.id,
             result,
@@ -439,12 +454,12 @@ class Responder:
         )
 
     async def _proof(
-        self, incident: Incident, expect: Expect, acted_at: float
+        self, incident: Incident, expect: Expect, acted_at: float, is_left: Callable[[], bool] = lambda: False
     ) -> tuple[Result, str, float | None, tuple[str, ...]]:
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(self._keep_looking(incident), name=f"proof-{incident.subject}")
             try:
-                judged = await self._judge_proof(incident, expect, acted_at)
+                judged = await self._judge_proof(incident, expect, acted_at, is_left)
             finally:
                 looking.cancel()
         if judged is None:
@@ -452,13 +467,15 @@ class Responder:
         return judged
 
     async def _judge_proof(
-        self, incident: Incident, expect: Expect, acted_at: float
+        self, incident: Incident, expect: Expect, acted_at: float, is_left: Callable[[], bool]
     ) -> tuple[Result, str, float | None, tuple[str, ...]] | None:
         """None when the daemon stops before anything is proved."""
         deadline = acted_at + expect.within
         well_since: float | None = None
         verified_at: float | None = None
         while not self.stopping.is_set():
+            if is_left():
+                return Result.UNVERIFIED, "its runbook went on without waiting for the proof", None, ()
             now = self._clock.monotonic()
             signs = [self._sight.holds(c, incident.subject, since=acted_at) for c in incident.healthy_when]
             if all(signs):
@@ -533,6 +550,7 @@ class Responder:
                 + (", and it must not be done twice: a human has to look" if ask else ""),
                 intent_at,
                 now,
+                unknown=True,
             )
         else:
             result, detail, verified_at, reasons = await self._proof(
@@ -546,10 +564,13 @@ class Responder:
                 self._clock.wall(),
                 verified_at=verified_at,
                 because=reasons,
+                unknown=result is Result.UNVERIFIED,
             )
-        await self._knowledge.record_outcome(step.id, outcome)
-        self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
         return outcome
+
+    async def settled(self, step: Step, outcome: Outcome) -> None:
+        """Of a step that was no part of a runbook: only the outcome is kept."""
+        await self._record(step, outcome)
 
     def _asks(self, action: str) -> bool:
         try:

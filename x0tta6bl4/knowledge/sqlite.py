@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from x0tta6bl4.kernel.facts import (
     NOTHING,
     Answer,
     Attributes,
+    Book,
     Finding,
     Incident,
     IncidentState,
+    Message,
+    Move,
     Outcome,
     Plan,
     Result,
@@ -31,11 +35,15 @@ from x0tta6bl4.kernel.memory import (
     AuditRow,
     Decision,
     Entry,
+    Feedback,
     Imported,
     Pause,
     Retained,
     SubjectState,
+    Suggestion,
+    Trial,
     Unfinished,
+    evidence_of,
     finding_from,
     incident_from,
     outcome_from,
@@ -56,18 +64,22 @@ OUTPUT = 8192
 BATCH = 500
 """Rows handled in one go, so that neither memory nor the time the file is held grows with the store."""
 
+PASSING = 60.0
+"""Seconds after a try within which trouble that began during it may pass by itself and is not held against it: those
+who depend on what is restarted notice, and recover."""
+
 FOREVER = 4102444800.0
 """The year 2100, for pauses without an end: a moment that every calendar and every file can express."""
 
-FORMAT = 1
-"""The form of an export. Rises when an older reader would misunderstand a newer file."""
+FORMAT = 2
+"""The form of an export. Rises when an older reader would misunderstand a newer file; older files are read."""
 HEAD, ANCHOR = "audit.head", "audit.anchor"
 GENESIS = "0" * 64
 RETAINED = "audit.retained"
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "epochs": ("epoch", "at"),
-    "incidents": ("id", "subject", "fault", "state", "opened_at", "updated_at", "closed_at", "body"),
+    "incidents": ("id", "subject", "fault", "state", "opened_at", "updated_at", "closed_at", "body", "place"),
     "findings": ("incident", "analyzer", "summary", "first_at", "last_at", "times", "since", "body"),
     "plans": ("id", "incident", "subject", "at", "body"),
     "steps": (
@@ -90,6 +102,20 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "verified_at",
         "outcome",
     ),
+    "moves": (
+        "incident",
+        "number",
+        "at",
+        "event",
+        "data",
+        "invocation",
+        "message",
+        "states",
+        "taken",
+        "effects",
+    ),
+    "inbox": ("id", "incident", "event", "data", "who", "at"),
+    "books": ("hash", "name", "version", "source", "at"),
     "decisions": (
         "incident",
         "subject",
@@ -104,6 +130,23 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "at",
     ),
     "approvals": ("plan", "incident", "state", "who", "why", "at", "expires"),
+    "feedback": (
+        "incident",
+        "rung",
+        "source",
+        "who",
+        "fault",
+        "kind",
+        "subject",
+        "seconds",
+        "spent",
+        "verified",
+        "harmful",
+        "weight",
+        "tries_before",
+        "why",
+        "at",
+    ),
     "flags": ("name", "value", "who", "at"),
     "pauses": ("id", "target", "kind", "reason", "who", "since", "until"),
     "subjects": ("name", "state", "since", "summary", "at"),
@@ -111,9 +154,9 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "audit": ("seq", "at", "who", "what", "data", "previous", "hash"),
 }
 """What an export holds, in its order. Decisions leave out their number: it has a meaning in one store only."""
-OF_INCIDENT = ("findings", "plans", "steps", "decisions", "approvals")
+OF_INCIDENT = ("findings", "plans", "steps", "moves", "inbox", "decisions", "approvals", "feedback")
 """The tables that belong to an incident, by their column of that name."""
-OURS_STAY = ("epochs", "subjects", "state")
+OURS_STAY = ("epochs", "subjects", "state", "books")
 """What a daemon writes before anybody tells it anything; at an import into an otherwise empty store ours goes first."""
 
 
@@ -164,16 +207,61 @@ class SqliteKnowledge:
 
     # Incidents
 
-    async def save_incident(self, incident: Incident) -> None:
-        await self._database.write(lambda tx: _save_incident(tx, incident))
+    async def save_incident(self, incident: Incident, moves: Sequence[Move] = ()) -> None:
+        rows = _incident_rows(incident, moves)
+        await self._database.write(lambda tx: _save_incident(tx, rows))
 
     async def open_incidents(self) -> list[Incident]:
-        rows = await self._database.read("SELECT body FROM incidents WHERE state <> 'closed' ORDER BY opened_at, id")
-        return [incident_from(_parsed(body)) for (body,) in rows]
+        rows = await self._database.read(
+            "SELECT body, place FROM incidents WHERE state <> 'closed' ORDER BY opened_at, id"
+        )
+        return [_incident(*row) for row in rows]
 
     async def incident(self, id: str) -> Incident | None:
-        rows = await self._database.read("SELECT body FROM incidents WHERE id = ?", (id,))
-        return incident_from(_parsed(rows[0][0])) if rows else None
+        rows = await self._database.read("SELECT body, place FROM incidents WHERE id = ?", (id,))
+        return _incident(*rows[0]) if rows else None
+
+    async def moves(self, incident: str) -> list[Move]:
+        rows = await self._database.read(
+            f"SELECT {', '.join(TABLES['moves'])} FROM moves WHERE incident = ? ORDER BY number",  # noqa: S608 ours
+            (incident,),
+        )
+        return [
+            Move(id, number, at, event, _parsed(data), invocation, message, tuple(states.split()), bool(taken), effects)
+            for id, number, at, event, data, invocation, message, states, taken, said in rows
+            for effects in (tuple(_parsed(said)),)
+        ]
+
+    async def send(self, incident: str, event: str, data: Any, who: str) -> Message:
+        message = Message(f"msg-{secrets.token_hex(8)}", incident, event, plain(data), who, self._clock.wall())
+
+        def put(tx: Transaction) -> None:
+            tx.execute(
+                "INSERT INTO inbox (id, incident, event, data, who, at) VALUES (?, ?, ?, ?, ?, ?)",
+                (message.id, incident, event, _json(data), who, message.at),
+            )
+            told = {"incident": incident, "event": event, "data": data, "message": message.id}
+            _append(tx, message.at, who, "runbook.event", told)
+
+        await self._database.write(put)
+        return message
+
+    async def inbox(self) -> list[Message]:
+        rows = await self._database.read("SELECT id, incident, event, data, who, at FROM inbox ORDER BY rowid")
+        return [Message(id, incident, event, _parsed(data), who, at) for id, incident, event, data, who, at in rows]
+
+    async def drop_message(self, id: str) -> None:
+        await self._database.write(lambda tx: tx.execute("DELETE FROM inbox WHERE id = ?", (id,)))
+
+    async def keep_books(self, books: Sequence[Book]) -> None:
+        rows = [(b.hash, b.name, b.version, b.source, self._clock.wall()) for b in books]
+        known = {hash for (hash,) in await self._database.read("SELECT hash FROM books")}
+        if not known.issuperset(row[0] for row in rows):
+            await self._database.write(lambda tx: _insert(tx, "books", rows, ours_stay=True))
+
+    async def books(self) -> list[Book]:
+        rows = await self._database.read("SELECT hash, name, version, source FROM books ORDER BY at, rowid")
+        return [Book(*row) for row in rows]
 
     async def incidents(
         self,
@@ -192,18 +280,18 @@ class SqliteKnowledge:
             values.append(before)
         where = " AND ".join(wanted)
         rows = await self._database.read(
-            f"SELECT body FROM incidents WHERE {where} ORDER BY opened_at DESC, id DESC LIMIT ?",  # noqa: S608 ours
+            f"SELECT body, place FROM incidents WHERE {where} ORDER BY opened_at DESC, id DESC LIMIT ?",  # noqa: S608
             (*values, limit),
         )
-        return [incident_from(_parsed(body)) for (body,) in rows]
+        return [_incident(*row) for row in rows]
 
     async def closed_since(self, subject: str, fault: str, at: float) -> Incident | None:
         rows = await self._database.read(
-            "SELECT body FROM incidents WHERE state = 'closed' AND subject = ? AND fault = ? AND closed_at >= ?"
+            "SELECT body, place FROM incidents WHERE state = 'closed' AND subject = ? AND fault = ? AND closed_at >= ?"
             " ORDER BY closed_at DESC LIMIT 1",
             (subject, fault, at),
         )
-        return incident_from(_parsed(rows[0][0])) if rows else None
+        return _incident(*rows[0]) if rows else None
 
     async def add_finding(self, incident: str, finding: Finding, wall: float) -> None:
         # The monotonic ``since`` means nothing to the next life of the daemon, so its wall-clock time goes with it.
@@ -245,8 +333,10 @@ class SqliteKnowledge:
         group: str = "",
         disruptive: bool = True,
         incident: Incident | None = None,
+        moves: Sequence[Move] = (),
     ) -> None:
         at = self._clock.wall()
+        changed = None if incident is None else _incident_rows(incident, moves)
         row = (
             step.id,
             plan.id,
@@ -264,19 +354,28 @@ class SqliteKnowledge:
         )
 
         def intend(tx: Transaction) -> None:
+            newest = tx.query("SELECT max(epoch) FROM epochs")[0][0] or 0
+            if newest > epoch:
+                raise StoreError(
+                    f"step {step.id} is meant by life {epoch} of the daemon, and life {newest} has begun since",
+                    remedy="stop this daemon: another one has taken over its state directory",
+                )
             _save_plan(tx, plan, at)
             tx.execute(
                 "INSERT INTO steps (id, plan, incident, subject, action, target, target_group, disruptive, rung, rule,"
                 " intent_at, epoch, step) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
-            if incident is not None:
-                _save_incident(tx, incident)
+            if changed is not None:
+                _save_incident(tx, changed)
 
         await self._database.write(intend)
 
-    async def record_outcome(self, step: str, outcome: Outcome, incident: Incident | None = None) -> None:
+    async def record_outcome(
+        self, step: str, outcome: Outcome, incident: Incident | None = None, moves: Sequence[Move] = ()
+    ) -> None:
         body = _json(replace(outcome, output=outcome.output[-OUTPUT:]))
+        changed = None if incident is None else _incident_rows(incident, moves)
 
         def end(tx: Transaction) -> None:
             before = tx.query("SELECT outcome FROM steps WHERE id = ?", (step,))
@@ -288,8 +387,8 @@ class SqliteKnowledge:
                 "UPDATE steps SET result = ?, started_at = ?, ended_at = ?, verified_at = ?, outcome = ? WHERE id = ?",
                 (str(outcome.result), outcome.started_at, outcome.ended_at, outcome.verified_at, body, step),
             )
-            if incident is not None:
-                _save_incident(tx, incident)
+            if changed is not None:
+                _save_incident(tx, changed)
 
         await self._database.write(end)
 
@@ -391,7 +490,7 @@ class SqliteKnowledge:
             found.append((at, _ORDER.index(kind), Entry(at, kind, text, data)))
 
         for (body,) in await rows("incidents", "body", "opened_at"):
-            incident = incident_from(_parsed(body))
+            incident = _incident(body, "")
             told = {"incident": incident.id, "subject": incident.subject, "fault": incident.fault}
             seen = {**told, "because": list(incident.because), "severity": str(incident.severity)}
             if incident.reopened:
@@ -476,6 +575,136 @@ class SqliteKnowledge:
                     },
                 )
         return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])]
+
+    # What helped, and what would have
+
+    async def trials(self, fault: str, since: float, limit: int = 500) -> list[Trial]:
+        return await self._tried("incidents.fault = ? AND steps.intent_at >= ?", (fault, since), limit)
+
+    async def _tried(self, where: str, values: Sequence[Any], limit: int) -> list[Trial]:
+        rows = await self._database.read(
+            _TRIES + f" WHERE {where} ORDER BY steps.intent_at DESC, steps.rowid DESC LIMIT ?",
+            (*values, limit),
+        )
+        tries = _tries(rows[::-1])
+        if not tries:
+            return []
+        first, last = min(t.begun_at for t in tries), max(t.ended_at for t in tries)
+        opened = await self._database.read(
+            "SELECT opened_at, id, subject FROM incidents WHERE opened_at BETWEEN ? AND ? ORDER BY opened_at",
+            (first, last),
+        )
+        acted = await self._database.read(
+            "SELECT id, incident, target, intent_at, ended_at FROM steps"
+            " WHERE disruptive = 1 AND intent_at <= ? AND ended_at >= ?",
+            (last, first),
+        )
+        told = []
+        for trial in tries:
+            inside = opened[bisect_left(opened, (trial.begun_at,)) : bisect_right(opened, (trial.ended_at, "\x7f"))]
+            harmed = [id for at, id, subject in inside if _is_its_doing(trial, at, subject, acted)]
+            told.append(replace(trial, harmed=tuple([id for id in harmed if not await self._passed(id, trial)])))
+        return told
+
+    async def _passed(self, id: str, trial: Trial) -> bool:
+        other = await self.incident(id)
+        return other is None or (
+            other.ended == "recovered" and (other.closed_at or trial.ended_at) <= trial.ended_at + PASSING
+        )
+
+    async def add_feedback(self, feedback: Feedback, who: str, why: str = "") -> None:
+        now = self._clock.wall()
+        at = min(feedback.at, now) if feedback.at > 0 else now  # another node's clock may be ahead
+        fault, kind, subject = feedback.signature
+        row = (
+            feedback.incident,
+            _json(feedback.rung),
+            feedback.source,
+            who,
+            fault,
+            kind,
+            subject,
+            feedback.seconds,
+            feedback.spent,
+            int(feedback.verified),
+            int(feedback.harmful),
+            feedback.weight,
+            feedback.after,
+            why,
+            at,
+        )
+
+        def add(tx: Transaction) -> None:
+            tx.execute(
+                "DELETE FROM feedback WHERE incident = ? AND rung = ? AND source = ? AND who = ?",
+                row[:4],
+            )
+            _insert(tx, "feedback", [row])
+            _append(tx, now, who, f"feedback.{feedback.source}", {**plain(feedback), "why": why})
+
+        await self._database.write(add)
+
+    async def feedback(self, fault: str, since: float, limit: int = 500) -> list[Feedback]:
+        rows = await self._database.read(
+            "SELECT fault, kind, subject, rung, seconds, verified, harmful, source, at, weight, spent, tries_before,"
+            " incident FROM feedback WHERE fault = ? AND at >= ? AND weight > 0 ORDER BY at DESC, rowid DESC LIMIT ?",
+            (fault, since, limit),
+        )
+        said = [
+            Feedback((fault, kind, subject), tuple(_parsed(rung)), seconds, bool(good), bool(bad), source, *more)
+            for fault, kind, subject, rung, seconds, good, bad, source, *more in rows
+        ]
+        spoken = {(f.incident, f.rung) for f in said if f.source == "operator"}
+        proved = []
+        for trial in reversed(await self.trials(fault, since, limit)):
+            evidence = evidence_of(trial)
+            if (trial.incident, trial.actions) in spoken:
+                spoken.discard((trial.incident, trial.actions))  # a person speaks of the latest; those before stand
+            elif evidence is not None:
+                proved.append(evidence)
+        return sorted([*said, *proved], key=lambda f: f.at)[-limit:]
+
+    async def suggestions(self, since: float, rule: str | None = None, limit: int = 1000) -> list[Suggestion]:
+        rows = await self._database.read(_SUGGESTED, (since, limit))
+        told: dict[tuple[Any, ...], Suggestion] = {}
+        incidents: dict[str, Incident | None] = {}
+        for id, target, check, at, body in reversed(rows):
+            plan = plan_from(_parsed(body))
+            if (check == "allowlist" and plan.mode != "suggest") or rule not in (None, plan.rule):
+                continue
+            if id not in incidents:
+                incidents[id] = await self.incident(id)
+            incident = incidents[id]
+            if incident is None:
+                continue
+            actions = tuple(step.action for step in plan.steps)
+            within = next((step.expect.within for step in reversed(plan.steps) if step.expect is not None), 0.0)
+            key = (id, at >= incident.onset_at, actions, target)
+            if key not in told:
+                told[key] = Suggestion(incident, plan.rule, plan.rung, actions, target, at, check, within)
+        return [await self._what_followed(suggestion) for suggestion in told.values()]
+
+    async def _what_followed(self, suggestion: Suggestion) -> Suggestion:
+        incident = suggestion.incident
+        until = incident.closed_at or self._clock.wall()
+        found = await self._database.read(
+            "SELECT first_at, body FROM findings WHERE incident = ? ORDER BY first_at", (incident.id,)
+        )
+        beside = await self._database.read(
+            "SELECT body FROM incidents WHERE opened_at BETWEEN ? AND ? AND id <> ? ORDER BY opened_at LIMIT ?",
+            (suggestion.at, until, incident.id, FINDINGS),
+        )
+        opinions = await self._database.read(
+            "SELECT verified, harmful FROM feedback WHERE incident = ? AND source = 'operator' ORDER BY at",
+            (incident.id,),
+        )
+        return replace(
+            suggestion,
+            found=tuple((at, finding_from(_parsed(body)).severity) for at, body in found),
+            beside=tuple(_incident(body, "") for (body,) in beside),
+            trials=tuple(await self._tried("steps.incident = ?", (incident.id,), DECISIONS)),
+            opinions=tuple("harmful" if bad else "helped" if good else "useless" for good, bad in opinions),
+        )
 
     # What people say
 
@@ -565,7 +794,8 @@ class SqliteKnowledge:
             approval = _approval(rows[0])
             if approval.state != "wanted":
                 return approval
-            if approval.expires <= at:
+            over = tx.query("SELECT 1 FROM incidents WHERE id = ? AND state = 'closed'", (approval.incident,))
+            if approval.expires <= at or over:
                 return _let_expire(tx, approval, at)
             answered = replace(approval, state="approved" if approve else "rejected", who=who, why=why, at=at)
             tx.execute(_SET_APPROVAL, (answered.state, who, why, at, plan))
@@ -582,7 +812,11 @@ class SqliteKnowledge:
         return [_approval(row) for row in rows]
 
     async def expire_approvals(self, now: float) -> list[Approval]:
-        late = " WHERE state = 'wanted' AND expires <= ?"
+        # Of an incident that is over, too: nobody is to be asked about what is no question any more.
+        late = (
+            " WHERE state = 'wanted' AND (expires <= ? OR EXISTS (SELECT 1 FROM incidents"
+            " WHERE incidents.id = approvals.incident AND incidents.state = 'closed'))"
+        )
         if not await self._database.read(_APPROVAL + late + " LIMIT 1", (now,)):
             return []  # asked at every turn: a look costs the writer nothing
 
@@ -729,6 +963,18 @@ class SqliteKnowledge:
         return await self._database.write(take)
 
 
+_TRIES = (
+    "SELECT steps.id, steps.incident, steps.subject, incidents.fault, steps.rule, steps.rung,"
+    " steps.intent_at, steps.ended_at, steps.verified_at, steps.result, steps.step, plans.body, incidents.body"
+    " FROM steps JOIN incidents ON incidents.id = steps.incident LEFT JOIN plans ON plans.id = steps.plan"
+)
+# Only the sentence tells what was merely suggested from what a person rejected or nobody may do.
+_SUGGESTED = (
+    'SELECT decisions.incident, decisions.target, decisions."check", decisions.at, plans.body FROM decisions'
+    " JOIN plans ON plans.id = decisions.plan WHERE decisions.at >= ? AND decisions.answer = 'deny' AND"
+    " ((decisions.\"check\" = 'mode' AND decisions.sentence LIKE '% is in mode suggest: would do %')"
+    " OR decisions.\"check\" = 'allowlist') ORDER BY decisions.at DESC, decisions.id DESC LIMIT ?"
+)
 _ORDER = ("opened", "found", "planned", "decided", "approval", "intent", "outcome", "closed")
 _OURS = "this is the daemon's own mistake: please report it"
 _APPROVAL = "SELECT plan, state, who, why, at, expires, incident FROM approvals"
@@ -755,26 +1001,72 @@ def _parsed(text: str) -> Any:
         raise StoreError(f"a row of the knowledge store cannot be read: {error}: {text[:80]!r}") from error
 
 
-def _save_incident(tx: Transaction, incident: Incident) -> None:
+def _incident(body: str, place: str) -> Incident:
+    parsed = _parsed(body)
+    if place:
+        parsed["place"] = _parsed(place)
+    return incident_from(parsed)
+
+
+IncidentRows = tuple[Row, list[Row]]
+
+
+def _incident_rows(incident: Incident, moves: Sequence[Move]) -> IncidentRows:
+    """Made before the transaction, so that the writer is held no longer than it must be."""
     closed_at = incident.closed_at
     if closed_at is None and incident.state is IncidentState.CLOSED:
         closed_at = incident.updated_at
-    tx.execute(
-        "INSERT INTO incidents (id, subject, fault, state, opened_at, updated_at, closed_at, body)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET subject = excluded.subject,"
-        " fault = excluded.fault, state = excluded.state, opened_at = excluded.opened_at,"
-        " updated_at = excluded.updated_at, closed_at = excluded.closed_at, body = excluded.body",
-        (
-            incident.id,
-            incident.subject,
-            incident.fault,
-            str(incident.state),
-            incident.opened_at,
-            incident.updated_at,
-            closed_at,
-            _json(incident),
-        ),
+    row = (
+        incident.id,
+        incident.subject,
+        incident.fault,
+        str(incident.state),
+        incident.opened_at,
+        incident.updated_at,
+        closed_at,
+        _json(replace(incident, place=NOTHING)),
+        # In JSON's types already, by its own promise.
+        json.dumps(incident.place, separators=(",", ":")) if incident.place else "",
     )
+    return row, [
+        (
+            move.incident,
+            move.number,
+            move.at,
+            move.event,
+            "null" if move.data is None else _json(move.data),
+            move.invocation,
+            move.message,
+            " ".join(move.states),
+            int(move.taken),
+            json.dumps(move.effects),
+        )
+        for move in moves
+    ]
+
+
+def _save_incident(tx: Transaction, rows: IncidentRows) -> None:
+    row, moves = rows
+    tx.execute(
+        "INSERT INTO incidents (id, subject, fault, state, opened_at, updated_at, closed_at, body, place)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET subject = excluded.subject,"
+        " fault = excluded.fault, state = excluded.state, opened_at = excluded.opened_at,"
+        " updated_at = excluded.updated_at, closed_at = excluded.closed_at, body = excluded.body,"
+        " place = excluded.place",
+        row,
+    )
+    for move in moves:
+        # Two that save the same incident may both bring a move along. The first one stands, and must be the same: to
+        # another one of its number the table says no.
+        tx.execute(
+            "INSERT INTO moves (incident, number, at, event, data, invocation, message, states, taken, effects)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (incident, number) DO UPDATE SET taken ="
+            " CASE WHEN event = excluded.event AND invocation = excluded.invocation AND message = excluded.message"
+            " AND states = excluded.states THEN taken END",
+            move,
+        )
+        if move[6]:
+            tx.execute("DELETE FROM inbox WHERE id = ?", (move[6],))
 
 
 def _save_plan(tx: Transaction, plan: Plan, at: float) -> None:
@@ -790,6 +1082,58 @@ def _set_state(tx: Transaction, key: str, body: str) -> None:
         "INSERT INTO state (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (key, body),
     )
+
+
+def _tries(rows: Iterable[Row]) -> list[Trial]:
+    """The steps of each try taken together, in the order they were begun."""
+    groups: dict[str, list[tuple[Row, Step]]] = {}
+    stuck: set[str] = set()
+    for row in rows:
+        step = step_from(_parsed(row[10]))
+        if not step.undoes:
+            groups.setdefault(row[0].rsplit(".", 1)[0], []).append((row, step))
+        elif row[9] in (Result.FAILED, Result.REFUSED):
+            stuck.add(step.undoes)
+    tries: list[Trial] = []
+    failed: dict[str, int] = {}
+    for steps in groups.values():
+        if any(row[9] is None for row, _ in steps):
+            continue
+        _, id, subject, fault, rule, rung, begun_at, *_, plan, body = steps[0][0]
+        *_, ended_at, verified_at, said, _, _, _ = steps[-1][0]
+        planned = [step for _, step in steps] if plan is None else plan_from(_parsed(plan)).steps
+        result = Result(said)
+        # What proves nothing, and what was refused before anything was done, says nothing of how well it heals.
+        if all(step.expect is None for step in planned) or result in (Result.REFUSED, Result.SIMULATED):
+            continue
+        incident = _incident(body, "")
+        onset_at = incident.onset_at or incident.opened_at
+        tries.append(
+            Trial(
+                incident=id,
+                subject=subject,
+                fault=fault,
+                rule=rule,
+                rung=rung,
+                actions=tuple(step.action for step in planned),
+                onset_at=onset_at if begun_at >= onset_at else None,
+                begun_at=begun_at,
+                ended_at=ended_at,
+                verified_at=verified_at,
+                result=result,
+                after=failed.get(id, 0),
+                stuck=any(row[0] in stuck for row, _ in steps),
+            )
+        )
+        failed[id] = 0 if result is Result.VERIFIED else failed.get(id, 0) + 1
+    return tries
+
+
+def _is_its_doing(trial: Trial, at: float, subject: str, acted: Iterable[Row]) -> bool:
+    """Whether trouble that began then can be laid at this try's door: not its own, and nothing else was done then."""
+    meanwhile = [(target, id) for _, id, target, begun_at, ended_at in acted if begun_at <= at <= ended_at]
+    mine = {target for target, id in meanwhile if id == trial.incident} | {trial.subject}
+    return subject not in mine and all(id == trial.incident for _, id in meanwhile)
 
 
 def _approval(row: Row) -> Approval:
@@ -895,8 +1239,21 @@ def _forget_said(tx: Transaction, oldest: float, max_rows: int) -> int:
         " AND NOT EXISTS (SELECT 1 FROM approvals WHERE approvals.plan = plans.id AND approvals.expires >= ?1)",
         (oldest,),
     )
+    # Of an incident that stays open, everything before its runbook last began anew.
+    tx.execute(
+        "DELETE FROM moves WHERE at < ? AND number < (SELECT max(number) FROM moves AS later"
+        " WHERE later.incident = moves.incident AND later.event = '$start')",
+        (oldest,),
+    )
+    tx.execute("DELETE FROM inbox WHERE at < ?", (oldest,))
     tx.execute("DELETE FROM approvals WHERE NOT EXISTS (SELECT 1 FROM plans WHERE plans.id = approvals.plan)")
     tx.execute("DELETE FROM pauses WHERE until < ?", (oldest,))
+    # Other nodes' words belong to no incident here, so their number is bounded by itself.
+    tx.execute(
+        "DELETE FROM feedback WHERE at < ?1 OR rowid IN"
+        " (SELECT rowid FROM feedback ORDER BY at DESC LIMIT -1 OFFSET ?2)",
+        (oldest, max_rows),
+    )
     tx.execute("DELETE FROM epochs WHERE epoch <= (SELECT max(epoch) FROM epochs) - ?", (max_rows,))
     return int(before - tx.query("SELECT count(*) FROM decisions")[0][0])
 
@@ -935,7 +1292,7 @@ def _read_export(lines: Iterable[str]) -> tuple[Link, dict[str, list[Row]], Link
             if anchor is None:
                 if kind != "x0tta6bl4.knowledge":
                     raise StoreError("this is no export of the knowledge store", remedy=_EXPORT)
-                if told["version"] != FORMAT:
+                if told["version"] not in (1, FORMAT):
                     raise StoreError(
                         f"the export has version {told['version']!r}; this daemon reads {FORMAT}",
                         remedy="import it with the version of the daemon that wrote it, or a newer one",
@@ -973,6 +1330,8 @@ _READERS: Mapping[tuple[str, str], Callable[[Any], object]] = {
 def _checked(table: str, row: Sequence[Any]) -> Row:
     """ValueError and its like for a row that this store could not have written, and could not read later."""
     columns = TABLES[table]
+    if table == "incidents" and isinstance(row, list) and len(row) == len(columns) - 1:
+        row = [*row, ""]  # of a version in which incidents had no place on a runbook
     known = (str, int, float, type(None))
     if not isinstance(row, list) or len(row) != len(columns) or not all(isinstance(value, known) for value in row):
         raise ValueError(f"it is no row of {table}")

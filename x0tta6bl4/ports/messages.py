@@ -1,7 +1,7 @@
 """Telling a human: one message, one channel."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,12 @@ class Message:
     severity: str
     incident: str
     at: float
+    plan: str = ""
+    """The plan that waits for an answer; empty when nothing is asked."""
+    expires: float | None = None
+    """Wall-clock seconds until which it can be answered."""
+    answer_url: str = ""
+    """Where it can be answered. Whoever has it may answer, so it is for the receiver alone: no log, no journal."""
 
 
 class Messages(Protocol):
@@ -21,3 +27,12 @@ class Messages(Protocol):
     async def webhook(self, url: str, message: Message, token_file: str | None = None) -> None: ...
 
     async def mail(self, to: str, sender: str, server: str, message: Message) -> None: ...
+
+
+@runtime_checkable
+class AnswerLinks(Protocol):
+    """Messages that can carry a way to answer what they ask."""
+
+    def answer_link(self, plan: str, expires: float) -> str:
+        """An address that answers for this plan, this time, once; empty when nobody could reach one. Holds a secret."""
+        ...

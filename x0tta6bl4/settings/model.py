@@ -7,6 +7,7 @@ checks its own part. Durations are seconds inside and ``500ms``, ``5s``, ``2m``,
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -54,6 +55,16 @@ def _bind_host(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._:%-]+", value):
         raise ValueError("should be an address or a host name without port, such as 127.0.0.1 or ::1")
     return value
+
+
+def _reachable_url(value: str) -> str:
+    """Where people find the endpoint. A link that answers is not sent over a wire that others can read."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in value:
+        raise ValueError("should be scheme, host and path alone, such as https://heal.example.org/")
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("should begin with https://, for whoever reads a link on its way may answer with it")
+    return value.rstrip("/") + "/"
 
 
 def _flag_name(value: str) -> str:
@@ -136,6 +147,23 @@ class StatusSettings(Section):
     Seconds for which the answer of the health checks is kept.
 
     Raised, /health tells of a broken part later; lowered, the checks cost more CPU.
+    """
+
+
+class ApprovalSettings(Section):
+    """How people answer for steps that wait for approval, beside the command line and the API."""
+
+    links: bool = True
+    """
+    Whether a message that asks for approval carries a link that answers it, once, until it expires.
+
+    Whoever can read the channel and reach the endpoint may answer then. Off: only the command line and the API do.
+    """
+    url: Annotated[str, AfterValidator(_reachable_url)] | None = None
+    """
+    Where people reach the endpoint from outside, such as a proxy's https:// address. Read when the daemon starts.
+
+    Empty: links lead to the endpoint's own address, which only this host can reach.
     """
 
 
@@ -244,6 +272,8 @@ class Settings(Section):
     """The loop itself."""
     status: StatusSettings = StatusSettings()
     """The HTTP endpoint: health, metrics, status, API."""
+    approvals: ApprovalSettings = ApprovalSettings()
+    """How people answer for steps that wait for approval, beside the command line and the API."""
     logging: LoggingSettings = LoggingSettings()
     """What the daemon writes about its own work."""
     pqc: PqcSettings = PqcSettings()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
@@ -22,9 +23,12 @@ from starlette.types import Receive, Scope, Send
 
 from x0tta6bl4.kernel.errors import ConfigError, Problem, StoreError
 from x0tta6bl4.kernel.flags import known_flag
+from x0tta6bl4.kernel.memory import Approval, plain
 from x0tta6bl4.kernel.supervise import Failure, guarded
+from x0tta6bl4.status import answers
 from x0tta6bl4.status.face import Face
-from x0tta6bl4.status.page import STYLE, page
+from x0tta6bl4.status.links import Links
+from x0tta6bl4.status.page import STYLE, note, page, question
 from x0tta6bl4.status.report import CpuUse, Listening, iso, report
 
 log = logging.getLogger("x0tta6bl4.status.app")
@@ -41,6 +45,11 @@ PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked often, by machines, from inside: neither counted against a limit nor sent away to HTTPS."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+APPROVALS = "/api/v1/approvals"
+_APPROVAL = re.compile(APPROVALS + "/([^/]{1,200})(/answer)?")
+APPROVAL_STATES = ("wanted", "approved", "rejected", "expired")
+WHO_LIMIT, WHY_LIMIT = 100, 1000
+"""Characters of what a person says about an answer."""
 
 CSP = b"default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 GUARDING: tuple[Raw, ...] = (
@@ -49,7 +58,8 @@ GUARDING: tuple[Raw, ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-"""On every answer, whatever it is."""
+"""On every answer, whatever it is; a form has a policy of its own, which differs in where it may go."""
+FORM_CSP = CSP.replace(b"form-action 'none'", b"form-action 'self'")
 
 
 class EndpointSettings(Protocol):
@@ -239,6 +249,7 @@ class StatusApp:
         connections: Callable[[], int] = lambda: 0,
         listening: Listening | None = None,
         cpu: CpuUse | None = None,
+        links: Links | None = None,
         only: Iterable[str] | None = None,
     ) -> None:
         self.face = face
@@ -247,7 +258,10 @@ class StatusApp:
         self.cpu = cpu or CpuUse()
         self._connections = connections
         self._listening = listening or Listening()
-        self._names = LOOPBACK_NAMES | {settings.host.lower()}
+        self._links = links
+        self._names = (
+            LOOPBACK_NAMES | {settings.host.lower()} | ({links.host} if links is not None and links.host else set())
+        )
         self._origins = {origin.lower().encode("latin-1") for origin in settings.cors_origins}
         self._hosts: dict[bytes, int] = {}
         self._prefix = secrets.token_hex(5)
@@ -255,6 +269,8 @@ class StatusApp:
         self._health_kept: _Health | None = None
         self._scraping = asyncio.Lock()
         self._reloading = asyncio.Lock()
+        self._answering = asyncio.Lock()
+        """Held from the look at a question to the answer: of two at once, one is told that it came too late."""
         self._always = list(GUARDING)
         if settings.https_only:
             self._always.append((b"strict-transport-security", b"max-age=31536000"))
@@ -270,13 +286,23 @@ class StatusApp:
             Route("/style.css", {"GET": self._style}),
             Route("/-/reload", {"POST": self._reload}),
             Route("/api/v1/config/features", {"GET": self._features, "POST": self._set_features}),
+            Route(APPROVALS, {"GET": self._approvals}),
+            Route(f"{APPROVALS}/{{plan}}", {"GET": self._approval, "POST": self._answer_approval}),
         ]
+        if links is not None:
+            routes.append(Route(f"{APPROVALS}/{{plan}}/answer", {"GET": self._link, "POST": self._answer_link}))
         wanted = None if only is None else set(only)
         self._routes = {r.path: r for r in routes if wanted is None or r.path in wanted}
 
     def new_id(self) -> str:
         self._requests += 1
         return f"{self._prefix}-{self._requests:x}"
+
+    def _route(self, path: str) -> Route | None:
+        route = self._routes.get(path)
+        if route is None and path.startswith(APPROVALS) and (match := _APPROVAL.fullmatch(path)):
+            route = self._routes.get(f"{APPROVALS}/{{plan}}{match[2] or ''}")
+        return route
 
     # -- the door ------------------------------------------------------------------------------------------------
 
@@ -294,20 +320,22 @@ class StatusApp:
             path,
             client[0] if client else "",
         )
-        route = self._routes.get(path)
+        route = self._route(path)
         extra: list[Raw] = []
         try:
             response = self._check(asked, len(raw) != len(headers), extra) or await self._answer(asked, route)
         except Refusal as refusal:
             response = self._refused(asked, refusal)
         out = response.raw_headers
-        out += self._always
+        own = dict(out)
+        # A page with a form has said where it may go; a second policy would forbid it again.
+        out += self._always if b"content-security-policy" not in own else self._always[1:]
         out += extra
         out.append((b"x-request-id", asked.id.encode("ascii")))
         if b"upgrade" in headers:
             # The parser takes whatever follows on such a connection for another protocol, which nobody speaks here.
             out.append((b"connection", b"close"))
-        if b"cache-control" not in dict(out):
+        if b"cache-control" not in own:
             out.append((b"cache-control", b"no-store"))
         await response(scope, receive, send)
         if route is None or route.is_counted:
@@ -559,7 +587,7 @@ class StatusApp:
             headers=[(b"www-authenticate", challenge)],
         )
 
-    async def _json_body(self, asked: Asked, *, is_needed: bool) -> Any:
+    async def _body(self, asked: Asked) -> bytes:
         declared = asked.headers.get(b"content-length", b"0")
         too_much = Refusal(413, "BODY_TOO_LARGE", f"the body is larger than {BODY_LIMIT} bytes")
         if declared.isdigit() and int(declared[:20]) > BODY_LIMIT:
@@ -572,10 +600,13 @@ class StatusApp:
                     raise too_much
         except ClientDisconnect as error:
             raise Refusal(400, "BODY_INCOMPLETE", "the body ended too early") from error
+        return bytes(body)
+
+    async def _json_body(self, asked: Asked, *, is_needed: bool) -> Any:
+        body = await self._body(asked)
         if not body and not is_needed:
             return None
-        kind = asked.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
+        if _content_type(asked) != b"application/json":
             raise Refusal(
                 415,
                 "NOT_JSON",
@@ -628,6 +659,163 @@ class StatusApp:
             log.info("flag set", extra={"flag": name, "value": value, "client": asked.client, "request_id": asked.id})
         return Response(_json(self.face.loop.parts.flags.as_dict()), media_type="application/json")
 
+    # -- approvals -----------------------------------------------------------------------------------------------
+
+    async def _approvals(self, asked: Asked) -> Response:
+        self._authorize(asked)
+        state = asked.query.get("state", "")
+        if state not in ("", *APPROVAL_STATES):
+            raise Refusal(
+                422,
+                "BAD_STATE",
+                f"no approval is {state[:50]!a}",
+                suggestions=["there are: " + ", ".join(APPROVAL_STATES)],
+            )
+        try:
+            told = await answers.listed(self.face.loop, state)
+        except StoreError as error:
+            raise _store_failing(error, "the approvals cannot be read") from error
+        return Response(_json(plain({"approvals": told})), media_type="application/json")
+
+    async def _approval(self, asked: Asked) -> Response:
+        self._authorize(asked)
+        try:
+            told = await answers.detail(self.face.loop, await self._approval_of(_plan_in(asked)))
+        except StoreError as error:
+            raise _store_failing(error, "the approval cannot be read") from error
+        return Response(_json(plain(told)), media_type="application/json")
+
+    async def _approval_of(self, plan: str) -> Approval:
+        loop = self.face.loop
+        approval = await answers.approval_of(loop.parts.knowledge, plan)
+        if approval is None:
+            raise Refusal(
+                404,
+                "NO_SUCH_PLAN",
+                f"nobody was asked about a plan {plan[:100]!a}",
+                suggestions=[f"GET {APPROVALS}?state=wanted tells which plans wait"],
+            )
+        return answers.as_it_stands(approval, loop.parts.clock.wall())
+
+    async def _answer_approval(self, asked: Asked) -> Response:
+        self._authorize(asked)
+        said = _said_in(await self._json_body(asked, is_needed=True), ("answer", "who", "why"))
+        answered = await self._hand_on(asked, said, f"{said.who or 'operator'} (api)")
+        return Response(_json(plain(answered)), media_type="application/json")
+
+    async def _hand_on(self, asked: Asked, said: "_Said", who: str, token: str | None = None) -> dict[str, Any]:
+        """The approval as it stands when the answer was taken; else the Refusal says how it stands."""
+        loop, plan = self.face.loop, _plan_in(asked)
+        try:
+            async with self._answering:
+                approval = await self._approval_of(plan) if token is None else await self._by_link(plan, token)
+                planned = await loop.parts.knowledge.plan(plan)
+                _must_be_open(approval, answers.summary(approval, planned), await answers.whether_moot(loop, approval))
+                answered = await answers.hand_on(loop, plan, said.approve, who, said.why)
+                wanted = "approved" if said.approve else "rejected"
+                if answered is None or (answered.state, answered.who) != (wanted, who):
+                    # Between the look and the answer somebody at the command line was quicker, or the time was up.
+                    stands = answers.as_it_stands(answered or approval, loop.parts.clock.wall())
+                    _must_be_open(stands, answers.summary(stands, planned), "it is gone")
+        except StoreError as error:
+            raise _store_failing(error, "the answer was not taken") from error
+        assert answered is not None, "what is gone was refused above"
+        log.info(
+            "approval answered",
+            extra={
+                "plan": plan,
+                "answer": answered.state,
+                "who": who,
+                "client": asked.client,
+                "request_id": asked.id,
+            },
+        )
+        return answers.summary(answered, planned)
+
+    async def _by_link(self, plan: str, token: str) -> Approval:
+        """The approval that the link was made for. A wrong token learns nothing, not even whether there is a plan."""
+        assert self._links is not None, "the route is there only with links"
+        approval = await answers.approval_of(self.face.loop.parts.knowledge, plan)
+        # A plan that is not there costs the same comparison.
+        expires = approval.expires if approval is not None else 0.0
+        if self._links.holds(token, plan, expires) and approval is not None:
+            return answers.as_it_stands(approval, self.face.loop.parts.clock.wall())
+        raise Refusal(
+            403,
+            "BAD_LINK",
+            "this link answers nothing, or not any more",
+            suggestions=["a newer message may have a newer link", f"`x0tta6bl4 approve {plan[:100]}` answers too"],
+        )
+
+    async def _link(self, asked: Asked) -> Response:
+        """Shows the question and changes nothing: what opens every link in a message must not answer it."""
+        token = asked.query.get("token", "")
+        try:
+            approval = await self._by_link(_plan_in(asked), token)
+            told = await answers.detail(self.face.loop, approval)
+        except StoreError as error:
+            return _told_to(asked, _store_failing(error, "the question cannot be read"))
+        except Refusal as refusal:
+            return _told_to(asked, refusal)
+        is_open = approval.state == "wanted" and not told["moot"]
+        text = "".join(question(told, token if is_open else ""))
+        return Response(
+            text.encode("utf-8", "replace"),
+            headers={"content-security-policy": FORM_CSP.decode("ascii")} if is_open else None,
+            media_type="text/html",
+        )
+
+    async def _answer_link(self, asked: Asked) -> Response:
+        try:
+            self._must_be_our_page(asked)
+            given = await self._form_or_json(asked)
+            token = given.pop("token", None) or asked.query.get("token", "")
+            said = _said_in(given, ("answer", "who", "why"))
+            if not isinstance(token, str):
+                raise _bad_answer([Problem("token", "must be text")])
+            answered = await self._hand_on(asked, said, f"{said.who or 'unnamed'} (link)", token)
+        except Refusal as refusal:
+            return _told_to(asked, refusal)
+        if not _reads_pages(asked):
+            return Response(_json(plain(answered)), media_type="application/json")
+        then = (
+            "The other checks of the guard still count, and the fault is looked at once more before anything is done."
+            if said.approve
+            else "It is left to people now."
+        )
+        text = "".join(note(f"{answered['state'].capitalize()}: {', '.join(answered['steps'])}", [then]))
+        return Response(text.encode("utf-8", "replace"), media_type="text/html")
+
+    def _must_be_our_page(self, asked: Asked) -> None:
+        """The token is what keeps strangers out; this keeps out a page of theirs that has come by one.
+
+        With no-referrer a browser gives the origin of a form as ``null``, so that one says nothing.
+        """
+        site = asked.headers.get(b"sec-fetch-site", b"same-origin")
+        origin = asked.headers.get(b"origin", b"null").decode("latin-1").lower()
+        host = asked.headers.get(b"host", b"").decode("latin-1").lower()
+        place = origin.partition("://")[2]
+        assert self._links is not None, "the route is there only with links"
+        is_ours = origin == "null" or (place != "" and (place == host or place.partition(":")[0] == self._links.host))
+        if site not in (b"same-origin", b"none") or not is_ours:
+            raise Refusal(403, "CROSS_SITE", "a page of another site cannot answer")
+
+    async def _form_or_json(self, asked: Asked) -> dict[str, Any]:
+        if _content_type(asked) != b"application/x-www-form-urlencoded":
+            body = await self._json_body(asked, is_needed=True)
+            if not isinstance(body, dict):
+                raise _bad_answer([Problem("the body", "must be an object")])
+            return dict(body)
+        try:
+            pairs = parse_qsl(
+                (await self._body(asked)).decode("ascii"), keep_blank_values=True, max_num_fields=8, errors="strict"
+            )
+        except ValueError as error:
+            raise Refusal(400, "BAD_FORM", "the body is no form") from error
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise _bad_answer([Problem("the form", "says something twice")])
+        return dict(pairs)
+
 
 def _flags_in(body: Any) -> dict[str, bool]:
     """The flags to set, or a Refusal with every mistake: then none is set."""
@@ -647,6 +835,89 @@ def _flags_in(body: Any) -> dict[str, bool]:
     if problems:
         raise _wrong_flags(problems)
     return body
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    approve: bool
+    who: str
+    why: str
+
+
+def _said_in(body: Any, known: Sequence[str]) -> _Said:
+    """What a person answered, or a Refusal with every mistake in it."""
+    if not isinstance(body, dict):
+        raise _bad_answer([Problem("the body", "must be an object")])
+    problems = [Problem(str(name)[:50], "is not known here") for name in body if name not in known]
+    if body.get("answer") not in ("approve", "reject"):
+        problems.append(Problem("answer", "must be approve or reject"))
+    texts = {}
+    for name, limit in (("who", WHO_LIMIT), ("why", WHY_LIMIT)):
+        text = body.get(name, "")
+        if not isinstance(text, str):
+            problems.append(Problem(name, "must be text"))
+            continue
+        # One line: it is shown in terminals, logs and sentences of the guard.
+        texts[name] = " ".join(text.split())
+        if len(texts[name]) > limit:
+            problems.append(Problem(name, f"has more than {limit} characters"))
+        if not texts[name].isprintable():
+            problems.append(Problem(name, "has characters that cannot be shown"))
+    if problems:
+        raise _bad_answer(problems)
+    return _Said(body["answer"] == "approve", texts["who"], texts["why"])
+
+
+def _bad_answer(problems: Sequence[Problem]) -> Refusal:
+    return Refusal(
+        422,
+        "BAD_ANSWER",
+        "; ".join(map(str, problems[:5]))[:1000],
+        details={"mistakes": [{"where": p.where, "message": p.message} for p in problems[:50]]},
+        suggestions=['for example {"answer": "approve", "who": "oncall", "why": "looked at it"}'],
+    )
+
+
+def _must_be_open(approval: Approval, told: Mapping[str, Any], moot: str) -> None:
+    if approval.state == "wanted" and not moot:
+        return
+    code, message = {
+        "wanted": ("APPROVAL_MOOT", moot),
+        "expired": ("APPROVAL_EXPIRED", f"it expired {told['expires']}; if the fault is still there, it is asked anew"),
+    }.get(approval.state, ("APPROVAL_ANSWERED", f"it was {approval.state} before, by {approval.who}; that stands"))
+    raise Refusal(409, code, message, details={"approval": plain(told)})
+
+
+def _store_failing(error: StoreError, what: str) -> Refusal:
+    return Refusal(
+        503,
+        "STORE_FAILING",
+        f"{what}: {error.message}",
+        suggestions=[error.remedy] if error.remedy else [],
+        headers=[(b"retry-after", b"5")],
+    )
+
+
+def _plan_in(asked: Asked) -> str:
+    return asked.path[len(APPROVALS) + 1 :].removesuffix("/answer")
+
+
+def _content_type(asked: Asked) -> bytes:
+    return asked.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+def _reads_pages(asked: Asked) -> bool:
+    return b"text/html" in asked.headers.get(b"accept", b"")
+
+
+def _told_to(asked: Asked, refusal: Refusal) -> Response:
+    """A refusal in the words of who asked: a person with a browser cannot read the other kind."""
+    if not _reads_pages(asked):
+        raise refusal
+    text = "".join(note(refusal.message, refusal.suggestions))
+    response = Response(text.encode("utf-8", "replace"), refusal.status, media_type="text/html")
+    response.raw_headers += refusal.headers
+    return response
 
 
 def _wrong_flags(problems: Sequence[Problem]) -> Refusal:

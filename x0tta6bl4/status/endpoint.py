@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from x0tta6bl4.kernel.watching import until_next
 from x0tta6bl4.status.app import GUARDING, EndpointSettings, Refusal, StatusApp
 from x0tta6bl4.status.face import Face
+from x0tta6bl4.status.links import Links
 from x0tta6bl4.status.report import CpuUse, Listening
 
 log = logging.getLogger("x0tta6bl4.status.endpoint")
@@ -205,7 +206,9 @@ class _Server(uvicorn.Server):
             await asyncio.wait(tasks, timeout=CLOSE_WITHIN / 2)
 
 
-async def serve(face: Face, settings: EndpointSettings, told: Callable[[str, str], None]) -> None:
+async def serve(
+    face: Face, settings: EndpointSettings, told: Callable[[str, str], None], links: Links | None = None
+) -> None:
     """Answers until cancelled. ``told`` hears once: the address, or why there is none, and then this returns."""
     try:
         sockets = await _bind(settings.host, settings.port)
@@ -214,7 +217,12 @@ async def serve(face: Face, settings: EndpointSettings, told: Callable[[str, str
         return
     cpu, listening = CpuUse(), Listening(_url(settings.host, sockets[0]))
     app = StatusApp(
-        face, settings, connections=lambda: sum(len(s.clients) for s in servers), listening=listening, cpu=cpu
+        face,
+        settings,
+        connections=lambda: sum(len(s.clients) for s in servers),
+        listening=listening,
+        cpu=cpu,
+        links=links,
     )
     servers = [_Server(app, sockets)]
     try:

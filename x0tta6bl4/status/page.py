@@ -71,6 +71,14 @@ def page(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"</ul>{more(incidents)}</section>"
     else:
         yield "<p>None.</p></section>"
+    if told["approvals_wanted"]:
+        yield '<section><h2>Waits for an answer</h2><ul class="cards">'
+        for wanted in told["approvals_wanted"][:SHOWN]:
+            yield (
+                f"<li><p>{text(wanted['why'])}</p><p><code>x0tta6bl4 approve {text(wanted['plan'])}</code></p>"
+                f'<p class="small">until {clock(wanted["expires"])}</p></li>'
+            )
+        yield f"</ul>{more(told['approvals_wanted'])}</section>"
     yield "<section><h2>What is watched</h2>"
     if subjects:
         yield '<ul class="rows">'
@@ -102,6 +110,70 @@ def page(told: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def _head(title: str) -> str:
+    # Not /style.css: behind a proxy the daemon may lie in a folder of another site.
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><meta name="robots" content="noindex">'
+        f"<title>{html.escape(title)} – x0tta6bl4</title>"
+        '<link rel="stylesheet" href="../../../../style.css"></head><body><header><h1>x0tta6bl4</h1></header><main>'
+    )
+
+
+def question(told: Mapping[str, Any], token: str) -> Iterator[str]:
+    """What a person is asked, and two buttons; without a token the question is closed, and there are none."""
+    text = html.escape
+    incident = told["incident"]
+    yield _head(f"{told['subject'] or told['plan']}: {told['state']}")
+    yield (
+        f"<section><h2>{text(str(told['subject']))}: {text(str(told['fault']))}</h2>"
+        f"<p>{text(incident.get('summary', ''))}</p><ul>"
+    )
+    # The planner repeats the summary among its reasons.
+    seen = {incident.get("summary", "")}
+    for reason in dict.fromkeys([*incident.get("because", []), *told["reasons"]]):
+        if reason not in seen:
+            yield f"<li>{text(reason)}</li>"
+    yield '</ul></section><section><h2>What would be done</h2><ul class="cards">'
+    for step in told["steps"]:
+        how = step["preview"] if step["preview"] is not None else f"it would be refused: {step['refused']}"
+        yield f"<li><h3>{text(step['action'])} on {text(step['target'])}</h3><p>{text(how)}</p></li>"
+    yield "</ul></section>"
+    against = [v for v in told["guard"] if v["answer"] != "allow" and v["check"] != "mode"]
+    if against:
+        yield "<section><h2>What would stop it all the same</h2><ul>"
+        for verdict in against:
+            yield f"<li>{text(verdict['check'])}: {text(verdict['sentence'])}</li>"
+        yield "</ul></section>"
+    yield "<section><h2>Your answer</h2>"
+    if token:
+        yield (
+            f"<p>It can be given until {text(str(told['expires']))}, once, by whoever has this link.</p>"
+            '<form method="post" action="answer" autocomplete="off">'
+            f'<input type="hidden" name="token" value="{text(token)}">'
+            '<p><label>Your name <input name="who" maxlength="100"></label></p>'
+            '<p><label>Why <input name="why" maxlength="1000"></label></p>'
+            '<p><button name="answer" value="approve">Approve</button> '
+            '<button name="answer" value="reject">Reject</button></p></form>'
+        )
+    elif told["moot"]:
+        yield f"<p>None is needed any more: {text(told['moot'])}.</p>"
+    elif told["state"] == "expired":
+        yield f"<p>Too late: it expired {text(str(told['expires']))}. If the fault stays, it is asked anew.</p>"
+    else:
+        why = f": {told['why']}" if told["why"] else ""
+        yield f"<p>It was {text(told['state'])} by {text(told['who'])}, {text(str(told['at']))}{text(why)}.</p>"
+    yield f'</section></main><footer><p class="small"><code>{text(told["plan"])}</code></p></footer></body></html>\n'
+
+
+def note(title: str, sentences: Sequence[str]) -> Iterator[str]:
+    yield _head(title)
+    yield f"<section><h2>{html.escape(title)}</h2>"
+    yield from (f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
+    yield "</section></main></body></html>\n"
+
+
 STYLE = """\
 :root { color-scheme: light dark; --ink: #1c2126; --paper: #fff; --line: #d5dae0; --soft: #59636e; --card: #f6f8fa;
   --good: #1a7f37; --doubtful: #8a5a00; --bad: #b3202a; --quiet: #59636e; --link: #0757b8; }
@@ -125,6 +197,8 @@ ul { margin: 0; padding-left: 1.2rem; }
 .good { color: var(--good); } .doubtful { color: var(--doubtful); } .bad { color: var(--bad); }
 .quiet { color: var(--quiet); }
 .small { color: var(--soft); font-size: .85rem; }
+button, input { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--soft);
+  border-radius: .3rem; padding: .5rem .9rem; } button { cursor: pointer; font-weight: 600; }
 a { color: var(--link); } nav a { display: inline-block; padding: .6rem .8rem .6rem 0; }
 footer { border-top: 1px solid var(--line); margin-top: 1.5rem; }
 @media (max-width: 40rem) { .rows li { grid-template-columns: 1fr; } .rows li > :last-child { grid-column: 1; } }

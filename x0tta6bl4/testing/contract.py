@@ -11,6 +11,7 @@ What the plugin is *for* needs a test of its own; ``x0tta6bl4.testing.fakes`` ha
 import asyncio
 import functools
 import inspect
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -499,21 +500,35 @@ def _planner(plugin: AnyPlugin, name: str, config: PluginConfig) -> list[str]:
 
 
 def _ladder(one: Any, other: Any, incident: Incident, situation: Situation) -> Iterator[str]:
-    """Walks down as an incident would whose every step is refuted."""
+    """Goes on as an incident would whose every step is refuted."""
     for _ in range(10):
-        plan, again = one.plan(incident, situation), other.plan(incident, situation)
-        if plan != again:
-            yield f"two fresh instances plan differently for {incident.fault}: {plan!r} and {again!r}"
-        if plan is None:
+        advance, again = one.plan(incident, situation), other.plan(incident, situation)
+        if advance != again:
+            yield f"two fresh instances plan differently for {incident.fault}: {advance!r} and {again!r}"
+        if advance is None or not advance.plans:
             return
-        yield from _broken_plan(plan, incident)
+        if one.plan(advance.incident, situation) != other.plan(advance.incident, situation):
+            yield f"two fresh instances go on differently with {incident.fault}"
+        kept = plain(advance.incident.place)
+        if json.loads(json.dumps(kept)) != kept or plain(kept) != dict(advance.incident.place):
+            yield f"Incident.place should hold JSON's types only: {advance.incident.place!r}"
+        incident = advance.incident
+        for plan in advance.plans:
+            yield from _broken_plan(plan, incident)
+            begun = one.begun(incident, plan, situation.epoch)
+            if one.not_begun(begun, plan) != incident:
+                yield f"not_begun() does not give back what begun() was given, for {plan.rung!r}"
+            told = one.plan(begun, situation)
+            if told is not None and any(p.activity == plan.activity for p in told.plans):
+                yield f"{plan.rung!r} is planned a second time while it is being carried out"
+        plan = advance.plans[0]
         outcome = Outcome(plan.steps[-1].id if plan.steps else "", Result.REFUTED, "no better", EPOCH, EPOCH + 1)
-        after, again_after = (p.after(incident, plan, outcome, situation) for p in (one, other))
+        after, again_after = (p.after(incident, plan, [outcome], situation) for p in (one, other))
         if after != again_after:
             yield f"two fresh instances go on differently after {plan.rung!r} of {plan.rule!r}"
-        if after.id != incident.id:
+        if after.incident.id != incident.id:
             yield "after() makes another incident of the one it is given"
-        incident = after
+        incident = after.incident
 
 
 def _broken_plan(plan: Plan, incident: Incident) -> Iterator[str]:

@@ -1,0 +1,164 @@
+"""Shows what would have been done and whether it would have been right, and takes down what people say helped."""
+
+import asyncio
+from argparse import Namespace
+
+from x0tta6bl4.cli.display import Display, plural, span
+from x0tta6bl4.cli.exits import OK, Refusal
+from x0tta6bl4.cli.incidents import find
+from x0tta6bl4.cli.places import known_or_refuse, opened, place_of, who
+from x0tta6bl4.kernel.facts import Incident
+from x0tta6bl4.kernel.memory import Feedback, Knowledge
+from x0tta6bl4.runbooks.score import BOUND, Judgement, Score, scores
+
+LINES = 10
+"""Evidence shown for a rule, the latest; `--output json` has all of it."""
+WORD = 2.0
+"""Tries that a person's word about one counts as."""
+
+
+def run(args: Namespace) -> int:
+    return asyncio.run(_score(args, Display(args)))
+
+
+def feedback(args: Namespace) -> int:
+    return asyncio.run(_feedback(args, Display(args)))
+
+
+async def _score(args: Namespace, display: Display) -> int:
+    async with opened(place_of(args)) as knowledge:
+        suggestions = await knowledge.suggestions(display.now - args.seconds)
+    if args.rule is not None:
+        known_or_refuse(args.rule, {s.rule for s in suggestions}, "suggestion of a rule")
+    # Whether a subject may be left to itself is judged by all rules, also when one is asked about.
+    found = [s for s in scores(suggestions, display.now) if args.rule in (None, s.rule)]
+    if display.as_json:
+        display.json(
+            {
+                "since": display.now - args.seconds,
+                "bound": BOUND,
+                "rules": [_plain(score) for score in found],
+            }
+        )
+    elif not found:
+        display.line(
+            f"Nothing was suggested in the last {span(args.seconds)}. Rules suggest for subjects in mode suggest."
+        )
+    else:
+        display.table(
+            ("RULE", "SUGGESTED", "RIGHT", "NEEDLESS", "HARMFUL", "UNKNOWN", "RIGHT AT LEAST"),
+            [
+                (
+                    s.rule,
+                    str(len(s.judged)),
+                    *(str(s.counts[kind]) for kind in Judgement),
+                    f"{s.bound:.0%}",
+                )
+                for s in found
+            ],
+        )
+        for score in found:
+            _tell(display, score)
+    return OK
+
+
+def _tell(display: Display, score: Score) -> None:
+    display.line()
+    display.head(score.rule)
+    latest = sorted(score.judged, key=lambda j: j.suggestion.at)[-LINES:]
+    for judged in latest:
+        told = judged.suggestion
+        display.line(
+            f"{display.clock(told.at)} {judged.judgement.value}: {' and '.join(told.actions)} on {told.target} "
+            f"({told.incident.fault}, {told.incident.id}): {judged.why}",
+            2,
+        )
+    if len(score.judged) > LINES:
+        display.line(f"and {plural(len(score.judged) - LINES, 'earlier one')} (`--output json` has them)", 2)
+    if score.missing:
+        display.line(f"Not to be left to itself yet. Missing: {score.missing}.", 2)
+        return
+    for proposal in score.proposals:
+        display.line(
+            f"It has earned to act on {proposal.subject}. In the configuration, beside what stands there (every rule "
+            f"may then do these actions on {proposal.subject}), and reload the daemon (SIGHUP):",
+            2,
+        )
+        for line in proposal.lines:
+            print(f"      {line}")
+
+
+def _plain(score: Score) -> dict[str, object]:
+    return {
+        "rule": score.rule,
+        "suggestions": len(score.judged),
+        **{kind.value: score.counts[kind] for kind in Judgement},
+        "right_at_least": score.bound,
+        "missing": score.missing,
+        "proposals": score.proposals,
+        "cases": [
+            {
+                "at": j.suggestion.at,
+                "incident": j.suggestion.incident.id,
+                "subject": j.suggestion.incident.subject,
+                "fault": j.suggestion.incident.fault,
+                "rung": j.suggestion.rung,
+                "actions": j.suggestion.actions,
+                "target": j.suggestion.target,
+                "stopped_by": j.suggestion.check,
+                "judgement": j.judgement,
+                "why": j.why,
+            }
+            for j in score.judged
+        ],
+    }
+
+
+async def _feedback(args: Namespace, display: Display) -> int:
+    asker = who()
+    async with opened(place_of(args)) as knowledge:
+        incident = await find(knowledge, args.incident)
+        said = await _about(knowledge, incident, args.opinion)
+        await knowledge.add_feedback(said, asker, args.why)
+    if display.as_json:
+        display.json({"feedback": said, "who": asker, "why": args.why})
+    elif said.weight:
+        display.line(f"Taken down: {' and '.join(said.rung)} {_VERDICTS[args.opinion]} ({incident.id}).")
+    else:
+        display.line(
+            f"Taken down: {' and '.join(said.rung)} was only suggested ({incident.id}); `x0tta6bl4 score` counts it as "
+            f"{'right' if args.opinion == 'helped' else 'needless' if args.opinion == 'useless' else 'harmful'}."
+        )
+    return OK
+
+
+_VERDICTS = {"helped": "helped", "useless": "did not help", "harmful": "made things worse"}
+
+
+async def _about(knowledge: Knowledge, incident: Incident, opinion: str) -> Feedback:
+    """What the word is about: the latest try, or where nothing was done, the latest suggestion."""
+    verified, harmful = opinion == "helped", opinion == "harmful"
+    tries = [t for t in await knowledge.trials(incident.fault, incident.opened_at) if t.incident == incident.id]
+    signature = (incident.fault, "", incident.subject)
+    if tries:
+        last = tries[-1]
+        ended_at = last.verified_at or last.ended_at
+        return Feedback(
+            signature,
+            last.actions,
+            max(0.0, ended_at - last.onset_at) if verified and last.onset_at is not None else None,
+            verified,
+            harmful,
+            "operator",
+            last.ended_at,
+            weight=WORD,
+            spent=max(0.0, ended_at - last.begun_at),
+            after=last.after,
+            incident=incident.id,
+        )
+    suggested = [s for s in await knowledge.suggestions(incident.opened_at) if s.incident.id == incident.id]
+    if not suggested:
+        raise Refusal(f"nothing was done about {incident.id}, and nothing suggested: there is nothing to judge")
+    return Feedback(
+        signature, suggested[-1].actions, None, verified, harmful, "operator", 0.0, weight=0.0, incident=incident.id
+    )

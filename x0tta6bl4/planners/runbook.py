@@ -1,0 +1,580 @@
+"""Chooses by runbooks: each incident lives on a statechart, and what that waits for is what is done next."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from x0tta6bl4.kernel.errors import ConfigError
+from x0tta6bl4.kernel.facts import Book, Expect, Incident, IncidentState, Message, Outcome, Plan, Result, Step
+from x0tta6bl4.kernel.plugin import Advance, Blast, PluginConfig, Situation, planner
+from x0tta6bl4.kernel.subjects import Subject, subject_of
+from x0tta6bl4.runbooks.catalogue import ROLES, Resolved, resolved
+from x0tta6bl4.runbooks.document import TELLS, Runbook, given, parse
+from x0tta6bl4.runbooks.life import Life, begun_anew, plan_id
+from x0tta6bl4.runbooks.shipped import shipped
+from x0tta6bl4.runbooks.strategy import Rung, Strategy, Thompson, Written
+
+TRIED = "tried "
+TRIES_TOLD = 3
+"""Tries that did not help which an incident tells of, the latest."""
+INSTANT = 200
+"""Answers that the daemon itself may give a runbook in one go; one that wants more goes round in circles."""
+REST = 45.0
+"""Seconds before a runbook that ended without having done anything begins anew."""
+ABORTED = 900.0
+"""The same after a person called it off."""
+BLASTS = get_args(Blast)
+UNDO = "$undo"
+"""The activity of a plan that takes back what did not help."""
+
+
+class Config(PluginConfig):
+    rules: list[dict[str, Any]] = Field(default_factory=list)
+    """Runbooks of your own, asked before the shipped ones; each as in the files under ``config/runbooks``."""
+    shipped: bool = True
+    """Whether the shipped runbooks come behind yours. Without them, a fault no runbook speaks of is only shown."""
+    equal_tries: int = Field(default=3, ge=1, le=3)
+    """The same step at most so often in a row for one subject, over all of its incidents; then the next rung."""
+    strategy: Literal["off", "learn"] = "off"
+    """
+    Which of the steps that a runbook offers side by side comes first: in written order (``off``), or the one that has
+    brought back health soonest so far, tried in proportion to the chance that it is the best (``learn``).
+
+    Learning needs many equal incidents to pay, and then heals sooner; it never goes past a step that is there for
+    safety, and never tries one that takes a whole host before its turn.
+    """
+
+    @field_validator("rules")
+    @classmethod
+    def _are_runbooks(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            for number, raw in enumerate(value):
+                _own(raw, number)
+        except ConfigError as error:
+            raise ValueError("; ".join(map(str, error.problems))) from error
+        return value
+
+
+class Runbooks:
+    """See ``kernel.plugin.Planner``. Keeps nothing of an incident: that is in ``Incident.place``."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name = name
+        self.config = config
+        own = [_own(raw, number) for number, raw in enumerate(config.rules)]
+        self.runbooks: list[Runbook] = own + (shipped() if config.shipped else [])
+        self._by_hash = {book.hash: book for book in self.runbooks}
+        self._kept: dict[str, Book] = {}
+        self.strategy: Strategy = Thompson() if config.strategy == "learn" else Written()
+
+    # -- the shelf ---------------------------------------------------------------------------------------------------
+
+    def books(self) -> Sequence[Book]:
+        return [Book(book.hash, book.name, book.version, json.dumps(dict(book.source))) for book in self.runbooks]
+
+    def adopt(self, books: Iterable[Book]) -> None:
+        self._kept = {book.hash: book for book in books}
+
+    def book(self, hash: str) -> Runbook | None:
+        """The version of that content, in force or kept."""
+        found = self._by_hash.get(hash)
+        if found is None and (kept := self._kept.get(hash)) is not None:
+            found, wrong = parse(json.loads(kept.source), f"{kept.name} v{kept.version}, as it was kept")
+            if found is None:
+                raise ConfigError(
+                    wrong, remedy="this version of the daemon reads that runbook no more; migrate it first"
+                )
+            self._by_hash[hash] = found
+        return found
+
+    def runbook_for(self, incident: Incident, subject: Subject) -> Runbook | None:
+        chosen = subject.rules.get(incident.fault)
+        if chosen is not None:
+            return next((book for book in self.runbooks if book.name == chosen), None)
+        told = given(incident, subject)
+        return next((book for book in self.runbooks if book.trigger.fits(told)), None)
+
+    # -- the planner -------------------------------------------------------------------------------------------------
+
+    def plan(self, incident: Incident, situation: Situation) -> Advance | None:
+        rest = incident.place.get("rest")
+        if rest is not None and situation.now < rest:
+            why = f"its runbook has ended; it begins anew in {rest - situation.now:.0f} s"
+            return Advance(incident, look_again=rest - situation.now, why=why)
+        life = self._life(incident, situation)
+        if life is None:
+            return None
+        if not life.is_begun:
+            life.begin()
+        else:
+            life.ring()
+            if any(life.book.chart.changes):
+                life.look()
+        for act in life.acts.values():
+            begun = act.get("begun")
+            if begun is not None and begun["epoch"] != situation.epoch:
+                del act["begun"]  # of a life that died between two steps: nothing of it goes on
+        for _ in range(INSTANT):
+            if life.ending is not None or not self._answered(life):
+                break
+        else:
+            life.event("error.execution", {"message": f"{INSTANT} steps in a row did nothing"})
+        return self._advance(life, ended_idle=life.ending is not None)
+
+    def begun(self, incident: Incident, plan: Plan, epoch: int) -> Incident:
+        return _with_act(incident, plan, {"plan": plan.id, "epoch": epoch})
+
+    def not_begun(self, incident: Incident, plan: Plan) -> Incident:
+        return _with_act(incident, plan, None)
+
+    def after(self, incident: Incident, plan: Plan, outcomes: Sequence[Outcome], situation: Situation) -> Advance:
+        life = self._life(incident, situation)
+        if life is None or not life.is_begun:
+            return Advance(incident)  # its runbook has ended meanwhile, or could not begin
+        outcome = outcomes[-1]
+        if plan.activity == UNDO:
+            life.back = [entry for entry in life.back if entry["of"] != plan.steps[0].undoes]
+            if outcome.result in (Result.FAILED, Result.REFUSED):
+                because = _with_try(life.incident.because, plan, outcome)
+                life.incident = replace(life.incident, because=because)
+            return self._advance(life)
+        current = life.awaiting(plan.activity)
+        act = life.acts.get(current)
+        telling = plan.steps[-1].expect is None
+        if act is not None and act["kind"] == "rollback":
+            life.undo = [entry for entry in life.undo if entry["of"] != plan.steps[0].undoes]
+            act.pop("begun", None)
+            if outcome.result in (Result.FAILED, Result.REFUSED) or outcome.unknown:
+                self._deliver(life, current, act, outcome)
+            return self._advance(life)
+        helped = outcome.result is Result.VERIFIED or (telling and outcome.result is Result.UNVERIFIED)
+        if not telling and not helped:
+            life.incident = replace(life.incident, because=_with_try(life.incident.because, plan, outcome))
+        done = _undoable(plan, outcomes, act)
+        if outcome.result is Result.REFUTED:
+            life.back += reversed(done)
+        else:
+            life.undo += done
+        if act is None:
+            life.late(plan.activity, _answer(outcome))
+            return self._advance(life)
+        if outcome.result is Result.VERIFIED:
+            life.is_proved = True
+        tries = act.get("tries", 0) + 1
+        retry = act["steps"][-1].get("retry") or {}
+        if not helped and tries < retry.get("max", 1) and outcome.result is not Result.REFUSED and not outcome.unknown:
+            act.pop("begun", None)
+            act["tries"] = tries
+            if retry.get("backoff"):
+                act["not_before"] = situation.now + retry["backoff"]
+        else:
+            self._deliver(life, current, act, outcome)
+        return self._advance(life)
+
+    def tell(self, incident: Incident, message: Message, situation: Situation) -> Advance:
+        life = self._life(incident, situation)
+        if life is None:
+            return Advance(incident, why="no runbook speaks of it")
+        if not life.is_begun:
+            life.begin()
+        data = message.data if isinstance(message.data, Mapping) else {"data": message.data}
+        taken = life.event(message.event, {**data, "who": message.who}, message=message.id)
+        if not taken and message.event == "operator.abort" and life.ending is None:
+            life.end()
+            return self._advance(life, rest=ABORTED)
+        return self._advance(life, why="" if taken else f"nothing in its runbook listens to {message.event!r} now")
+
+    def close(self, incident: Incident, situation: Situation) -> Advance:
+        life = self._life(incident, situation)
+        if life is None or not life.is_begun:
+            return Advance(incident)
+        life.end()
+        return Advance(
+            replace(life.incident, place=life.place()), tuple(life.moves), said=tuple(life.said), left=tuple(life.left)
+        )
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _life(self, incident: Incident, situation: Situation) -> Life | None:
+        place = incident.place
+        if place.get("ended") is not None and not place.get("back"):
+            incident = replace(incident, place=begun_anew(place))  # an earlier bout's
+        hash = incident.place.get("book")
+        book = self.book(hash) if hash else None
+        if book is None:
+            incident = replace(incident, place=begun_anew(incident.place))
+            book = self.runbook_for(incident, situation.subject)
+        life = Life(book, incident, situation) if book is not None else None
+        if life is not None and life.is_begun and not life.is_readable():
+            # Better from the beginning, whose every step looks before it acts, than not at all.
+            life = Life(life.book, replace(incident, place=begun_anew(incident.place)), situation)
+            life.notes.append("its place could not be read by this version of the daemon; it begins anew")
+        return life
+
+    def _answered(self, life: Life) -> bool:
+        """Gives one activity the answer that needs nobody else; whether there was one."""
+        situation = life.situation
+        for id, act in life.acts.items():
+            if "answered" in act:
+                self._say(life, id, act, act["answered"])
+                return True
+            if "begun" in act:
+                continue
+            if act["kind"] == "choose":
+                self._choose(life, id, act)
+                return True
+            if act["kind"] == "rollback" and not life.undo:
+                self._say(life, id, act, {"outcome": "verified", "detail": "there is nothing left to take back"})
+                return True
+            if act["kind"] == "act" and not act.get("tries"):
+                why = self._unfit([do["action"] for do in act["steps"]], life.incident, situation)
+                if why:
+                    life.notes.append(f"{act['state']}: {why}")
+                    self._say(life, id, act, {"outcome": "refused", "detail": why}, kinds=("failed",))
+                    return True
+        return False
+
+    def _unfit(self, actions: Sequence[str], incident: Incident, situation: Situation) -> str:
+        """Why they cannot be done for this subject, or would be once too often; empty when they can."""
+        here = _here(actions, incident, situation)
+        if not here:
+            return f"does not apply to {situation.subject.name}"
+        if (
+            not actions[-1].startswith(f"{TELLS}.")
+            and here[0].action == situation.latest_action
+            and situation.latest_target in ("", here[0].target)
+            and situation.equal_tries >= self.config.equal_tries
+        ):
+            return f"{here[0].action} was tried {situation.equal_tries} times in a row"
+        return ""
+
+    def _choose(self, life: Life, id: str, act: Mapping[str, Any]) -> None:
+        rungs: list[Rung] = []
+        left = set(act["left"])
+        for rung in act["rungs"]:
+            if rung["state"] not in left:
+                continue
+            why = "its condition does not hold" if not act["open"].get(rung["state"], True) else ""
+            why = why or self._unfit(rung["actions"], life.incident, life.situation)
+            if why:
+                life.notes.append(f"{rung['state']}: {why}")
+                continue
+            actions = tuple(one.action for one in _here(rung["actions"], life.incident, life.situation))
+            blast = _widest(actions, life.situation.blasts)
+            rungs.append(Rung(rung["state"], actions, is_safety=rung["is_safety"], blast=blast))
+        if not rungs:
+            self._say(life, id, act, {"outcome": "refused", "detail": "no rung is left"}, kinds=("failed",))
+            return
+        incident, subject = life.incident, life.situation.subject
+        choice = self.strategy.choose(
+            (incident.fault, subject.kind, subject.name),
+            rungs,
+            life.situation.trials,
+            f"{incident.id}/{incident.reopened}/{life.number}",
+            after=life.situation.done,
+            now=life.situation.now,
+        )
+        if choice.because:
+            life.notes.append(choice.because)
+        life.event(f"done.act.{act['state']}", {"rung": choice.rung, "because": choice.because}, invocation=id)
+
+    def _deliver(self, life: Life, id: str, act: Mapping[str, Any], outcome: Outcome) -> None:
+        self._say(life, id, act, _answer(outcome))
+
+    @staticmethod
+    def _say(life: Life, id: str, act: Mapping[str, Any], answer: Mapping[str, Any], kinds: Sequence[str] = ()) -> None:
+        """A chart that has no branch for what is not known takes it as a failure."""
+        for kind in kinds or answer.get("kinds") or _KINDS.get(answer["outcome"], ("failed",)):
+            if life.event(f"{kind}.act.{act['state']}", dict(answer), invocation=id):
+                return
+        life.acts.pop(id, None)  # nothing in the chart takes the answer: it waits for something else
+
+    def _advance(self, life: Life, *, ended_idle: bool = False, rest: float = 0.0, why: str = "") -> Advance:
+        incident, situation = life.incident, life.situation
+        if life.broken:
+            return self._given_up(life)
+        plans: list[Plan] = []
+        look_again: float | None = None
+        if life.ending is not None and not life.back:
+            place = dict(begun_anew(life.place()))
+            if ended_idle or rest:
+                place["rest"] = situation.now + (rest or REST)
+                look_again = rest or REST
+            if life.is_proved:
+                incident = replace(
+                    incident,
+                    state=IncidentState.CLOSED,
+                    closed_at=situation.now,
+                    updated_at=situation.now,
+                    ended="healed",
+                    proved=False,
+                    rung="",
+                    tries=0,
+                    passes=0,
+                    place=life.place(),
+                )
+            else:
+                incident = replace(
+                    incident,
+                    rung="",
+                    tries=0,
+                    passes=incident.passes + 1,
+                    state=IncidentState.ESCALATED,
+                    place=place,
+                )
+            return Advance(incident, tuple(life.moves), (), look_again, tuple(life.said), tuple(life.left), why)
+        if life.back:
+            begun = life.back[0].get("begun")
+            if begun is None or begun["epoch"] != situation.epoch:
+                plans = [self._undoing(life, life.back[0], UNDO, "undo")]
+        else:
+            for id, act in life.acts.items():
+                if "begun" in act:
+                    continue
+                wait = act.get("not_before", 0.0) - situation.now
+                if wait > 0:
+                    look_again = wait if look_again is None else min(wait, look_again)
+                elif act["kind"] == "act":
+                    plans.append(self._plan(life, id, act))
+                elif act["kind"] == "rollback" and life.undo:
+                    plans.append(self._undoing(life, life.undo[-1], id, act["state"]))
+        ring = life.next_ring()
+        if ring is not None:
+            look_again = ring if look_again is None else min(ring, look_again)
+        first = next(iter(life.acts.values()), None)
+        incident = replace(
+            incident,
+            rung=first["state"] if first is not None else ",".join(life.states),
+            tries=first.get("tries", 0) if first is not None else 0,
+            proved=life.is_proved,
+            place=life.place(),
+        )
+        if not plans and not why:
+            why = f"its runbook {life.book.name} is at {', '.join(life.states)}"
+        return Advance(incident, tuple(life.moves), tuple(plans), look_again, tuple(life.said), tuple(life.left), why)
+
+    def _given_up(self, life: Life) -> Advance:
+        """The runbook cannot even say itself that it failed: a human is told, and it begins anew after a while."""
+        incident, situation = life.incident, life.situation
+        why = f"the runbook {life.book.name} v{life.book.version} cannot go on: {life.broken}"
+        step = Step(
+            id="",
+            action=f"{TELLS}.human",
+            target=incident.subject,
+            timeout=20.0,
+            expect=None,
+            args={**_told(TELLS, incident), "text": f"{incident.summary}; {why}"},
+        )
+        plan = plan_id(incident, "$broken", incident.passes, situation.done, (step,))
+        told = Plan(
+            id=plan,
+            incident=incident.id,
+            subject=incident.subject,
+            fault=incident.fault,
+            rule=life.book.name,
+            rung="$broken",
+            mode=situation.subject.mode,
+            steps=(replace(step, id=f"{plan}.1"),),
+            because=(incident.summary, why),
+        )
+        escalated = replace(
+            incident,
+            rung="",
+            tries=0,
+            passes=incident.passes + 1,
+            state=IncidentState.ESCALATED,
+            place={"number": life.number, "rest": situation.now + ABORTED},
+        )
+        return Advance(escalated, tuple(life.moves), (told,), ABORTED, tuple(life.said), tuple(life.left), why)
+
+    def _plan(self, life: Life, id: str, act: Mapping[str, Any]) -> Plan:
+        incident, situation, book = life.incident, life.situation, life.book
+        asked = act.get("answers", id)
+        steps = _steps(act, incident, situation)
+        plan = plan_id(incident, asked, act.get("tries", 0), situation.done, steps)
+        return Plan(
+            id=plan,
+            incident=incident.id,
+            subject=incident.subject,
+            fault=incident.fault,
+            rule=book.name,
+            rung=act["state"],
+            mode=situation.subject.mode,
+            steps=tuple(replace(step, id=f"{plan}.{number}") for number, step in enumerate(steps, 1)),
+            because=(incident.summary, f"runbook {book.name} v{book.version}, step {act['state']}", *life.notes[-8:]),
+            activity=asked,
+            under_way=life.is_proved,
+            at_once=book.concurrency.per_runbook or 0,
+        )
+
+    @staticmethod
+    def _undoing(life: Life, entry: Mapping[str, Any], activity: str, rung: str) -> Plan:
+        incident, situation = life.incident, life.situation
+        step = Step(
+            id="",
+            action=entry["action"],
+            target=entry["target"],
+            args=entry["args"],
+            timeout=entry["timeout"],
+            expect=None,
+            undoes=entry["of"],
+        )
+        plan = plan_id(incident, f"{activity}/{entry['of']}", 0, situation.done, (step,))
+        return Plan(
+            id=plan,
+            incident=incident.id,
+            subject=incident.subject,
+            fault=incident.fault,
+            rule=life.book.name,
+            rung=rung,
+            mode=situation.subject.mode,
+            steps=(replace(step, id=f"{plan}.1"),),
+            because=(incident.summary, f"takes back {entry['undoes']} on {entry['target']}"),
+            activity=activity,
+            under_way=True,
+        )
+
+
+_KINDS: Mapping[str, tuple[str, ...]] = {"verified": ("done",), "done": ("done",), "unknown": ("unknown", "failed")}
+
+
+def _own(raw: Mapping[str, Any], number: int) -> Runbook:
+    book, wrong = parse(dict(raw), f"planners rules[{number}]")
+    if book is None:
+        raise ConfigError(wrong)
+    return book
+
+
+def _answer(outcome: Outcome) -> dict[str, Any]:
+    """What the chart is told of an outcome: a step that proves nothing by itself is done when it went through."""
+    told = outcome.result.value
+    if outcome.unknown:
+        told = "unknown"
+    elif outcome.result is Result.UNVERIFIED:
+        told = "done"
+    return {**outcome.data, "outcome": told, "detail": outcome.detail}
+
+
+def _here(actions: Sequence[str], incident: Incident, situation: Situation) -> list[Resolved]:
+    """What they come to for this subject; empty when there is one that nothing here can do."""
+    found: list[Resolved] = []
+    for action in actions:
+        one = resolved(action, situation.subject, situation.subjects, incident.fault)
+        if not one:
+            return []
+        found += one
+    return found
+
+
+def _steps(act: Mapping[str, Any], incident: Incident, situation: Situation) -> list[Step]:
+    """Empty when the subject has nothing that could do what the activity asks for."""
+    steps: list[Step] = []
+    subject = situation.subject
+    expect: Mapping[str, Any] | None = act["expect"]
+    written: Sequence[Mapping[str, Any]] = act["steps"]
+    values: Sequence[Mapping[str, Any]] = act.get("args") or [{}] * len(written)
+    for number, do in enumerate(written):
+        last = number == len(written) - 1
+        family = do["action"].partition(".")[0]
+        undo = do.get("undo") or {}
+        here = resolved(do["action"], subject, situation.subjects, incident.fault)
+        if not here:
+            return []
+        for one in here:
+            steps.append(
+                Step(
+                    id="",
+                    action=one.action,
+                    target=one.target,
+                    timeout=do["timeout"],
+                    on_unknown=do["on_unknown"],
+                    args={**_told(family, incident), **values[number]},
+                    undo=_taking_back(undo.get("action", ""), one.target, situation),
+                    expect=Expect(expect["within"] or subject.start_timeout, expect["hold"])
+                    if expect is not None and last and one is here[-1]
+                    else None,
+                )
+            )
+    return steps
+
+
+def _taking_back(undo: str, target: str, situation: Situation) -> str:
+    """The action that takes back a step on that very target; empty: none does."""
+    family, _, verb = undo.partition(".")
+    return subject_of(situation.subjects, target).controller.get(verb, "") if family in ROLES else undo
+
+
+def _widest(actions: Sequence[str], blasts: Mapping[str, str]) -> str:
+    """How far the farthest of them reaches; what nobody says of reaches far."""
+    reached = [blasts.get(action, BLASTS[-1]) for action in actions]
+    return str(max(reached, key=lambda blast: BLASTS.index(blast) if blast in BLASTS else len(BLASTS)))
+
+
+def _undoable(plan: Plan, outcomes: Sequence[Outcome], act: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What of the plan was done, or may have been, and has something that takes it back; in the order it was done."""
+    ended = {outcome.step: outcome for outcome in outcomes}
+    written = act.get("steps", ()) if act is not None else ()
+    found: list[dict[str, Any]] = []
+    for number, step in enumerate(plan.steps):
+        outcome = ended.get(step.id)
+        if not step.undo or outcome is None or outcome.result in (Result.FAILED, Result.REFUSED, Result.SIMULATED):
+            continue
+        undo = (written[number].get("undo") or {}) if number < len(written) == len(plan.steps) else {}
+        found.append(
+            {
+                "of": step.id,
+                "undoes": step.action,
+                "action": step.undo,
+                "target": step.target,
+                "args": {**step.args, **outcome.data, **(undo.get("args") or {})},
+                "timeout": step.timeout,
+            }
+        )
+    return found
+
+
+def _with_act(incident: Incident, plan: Plan, begun: Mapping[str, Any] | None) -> Incident:
+    if plan.activity == UNDO:
+        back = [
+            {key: value for key, value in entry.items() if key != "begun"}
+            | ({"begun": dict(begun)} if begun is not None and entry["of"] == plan.steps[0].undoes else {})
+            for entry in incident.place.get("back", ())
+        ]
+        return replace(incident, place={**incident.place, "back": back})
+    acts = incident.place.get("acts", {})
+    id = plan.activity if plan.activity in acts else ""
+    id = id or next((key for key, act in acts.items() if act.get("answers") == plan.activity), "")
+    if not id:
+        return incident
+    act = {key: value for key, value in acts[id].items() if key != "begun"}
+    if begun is not None:
+        act["begun"] = dict(begun)
+    return replace(incident, place={**incident.place, "acts": {**acts, id: act}})
+
+
+def _with_try(because: Sequence[str], plan: Plan, outcome: Outcome) -> tuple[str, ...]:
+    """Beside what was seen, the last tries: what a step failed of is often all that a human needs to know."""
+    tries = [reason for reason in because if reason.startswith(TRIED)]
+    step = next((s for s in plan.steps if s.id == outcome.step), plan.steps[-1])
+    tried = f"{TRIED}{step.action} on {step.target}: {outcome.result.value}: {outcome.detail}"
+    others = [reason for reason in because if not reason.startswith(TRIED)]
+    return (*others, *[t for t in tries if t != tried][1 - TRIES_TOLD :], tried)
+
+
+def _told(family: str, incident: Incident) -> dict[str, Any]:
+    """What a message to a human has to say."""
+    if family != TELLS:
+        return {}
+    return {
+        "title": f"{incident.subject}: {incident.fault}",
+        "text": incident.summary,
+        "incident": incident.id,
+        "severity": incident.severity.value,
+        "reasons": list(incident.because),
+    }
+
+
+PLUGIN = planner(Config, lambda name, config, tools: Runbooks(name, config))
