@@ -191,6 +191,8 @@ class Command(PluginConfig):
     """The command, by its name here, that takes it back."""
     disruptive: bool = True
     """Whether it changes anything. ``false`` takes it out of budgets, backoff and allowlist: for mere looking."""
+    blast: Literal["process", "service", "host", "cluster"] = "service"
+    """What can be hurt when it goes wrong. From ``host`` on it is never tried before its turn."""
     summary: str = ""
     """What it does, in a sentence for the journal."""
     subjects: list[str] = Field(default_factory=lambda: ["*"])
@@ -374,7 +376,7 @@ def _build(name: str, config: Config, commands: Commands, subjects: Mapping[str,
             disruptive=command.disruptive,
             on_unknown="retry" if command.idempotent else "probe",
             undo=command.undo,
-            blast="service" if command.disruptive else "none",
+            blast=command.blast if command.disruptive else "none",
             idempotent=command.idempotent or not command.disruptive,
         )
         for verb, command in config.commands.items()

@@ -224,8 +224,10 @@ class Plan:
     """The activity of the runbook that it answers; empty: none."""
     under_way: bool = False
     """It finishes what was begun, or takes it back: the symptom may be gone already, and waiting would help nobody."""
-    at_once: int = 0
-    """At most so many plans of this rule at a time; 0: no limit of its own."""
+    limits: tuple[tuple[str, int], ...] = ()
+    """Names of what the rule bounds, and how many plans at a time may count to each."""
+    key: str = ""
+    """Of all open incidents that are the same trouble by the rule's own word, only the first is treated."""
 
 
 class Answer(StrEnum):

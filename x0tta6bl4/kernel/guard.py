@@ -1,7 +1,7 @@
 """The guard: one ordered chain of pure checks between a plan and the world. Each says allow, hold or deny, and why."""
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -117,8 +117,10 @@ class Standing:
     """Subject -> its group, for every subject that is being treated at this moment."""
     recovering: set[str] = field(default_factory=set)
     """Those of them whose healthy signs are back and only have to last: they take nobody's share any more."""
-    rules: dict[str, int] = field(default_factory=dict)
-    """How many plans of a rule are being carried out."""
+    at_work: Counter[str] = field(default_factory=Counter)
+    """How many plans are being carried out that count to a rule's own limits, by the limit's name."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """The incident that is treated, of all that are the same trouble by their rule's own word."""
     store_trouble: str = ""
     """Why the journal cannot be written; acting is off until it can."""
 
@@ -411,10 +413,12 @@ def _share(guard: Guard, case: Case) -> Verdict | None:
         mates = [n for n, g in busy.items() if g == group]
         if mates:
             return Verdict("share", Answer.HOLD, f"one at a time in group {group}: {mates[0]} is being treated")
-    if case.plan.at_once:
-        others = guard.standing.rules.get(case.plan.rule, 0)
-        if others >= case.plan.at_once:
-            return Verdict("share", Answer.HOLD, f"runbook {case.plan.rule} is at work {others} times, as it may be")
+    for name, most in case.plan.limits:
+        if guard.standing.at_work[name] >= most:
+            return Verdict("share", Answer.HOLD, f"{name} is at work {most} times already, as often as it may be")
+    owner = guard.standing.owners.get(case.plan.key, case.incident.id) if case.plan.key else case.incident.id
+    if owner != case.incident.id:
+        return Verdict("share", Answer.HOLD, f"incident {owner} is the same trouble ({case.plan.key}) and is treated")
     # One of a group is over when it is proved; of the fleet's share, when its signs are back.
     busy = {n: g for n, g in busy.items() if n not in guard.standing.recovering}
     total = max(1, len(guard.sight.subjects))

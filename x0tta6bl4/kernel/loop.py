@@ -52,6 +52,8 @@ QUICK = 0.05
 LATER = 5.0
 """Seconds after which a hold without an end of its own is looked at again."""
 STORE_RETRY = 2.0
+LEARNT_FROM = 180 * 86400.0
+"""Seconds: how far back the tries lie from which a planner learns."""
 FORBIDDEN = ("allowlist", "catalogue")
 """Checks whose denial no time and no person at the keyboard changes: only another configuration does."""
 TOLD = ("mode", "budget", "storm brake", "circuit")
@@ -153,6 +155,8 @@ class MAPEK:
         self._told_decisions: dict[str, tuple[str, str, str]] = {}
         self.trials: dict[str, list[Feedback]] = {}
         """What is known of earlier tries, by fault."""
+        self._unlearnt: set[str] = set()
+        """Faults of which something new is known that was not read yet."""
         self._inbox: dict[str, Message] = {}
         """What people said to runbooks and no runbook has heard yet, by the message's id."""
         self._unsaved: dict[str, Incident] = {}
@@ -251,6 +255,7 @@ class MAPEK:
         await self._refresh()
         sight = self.parts.sight
         sight.alarm_on([c for a in self.parts.analyzers if isinstance(a, Alarmed) for c in a.alarms(sight.subjects)])
+        await self._learn({i.fault for i in (*self.incidents.open, *closed)})
         self.lifecycle.transition_to(State.IDLE, "started", force=True)
         return await knowledge.unfinished()
 
@@ -264,6 +269,13 @@ class MAPEK:
         self.parts.meter.set("x0tta6bl4_paused", float(len(self.standing.pauses)))
         for name, value in self.parts.flags.as_dict().items():
             self.parts.meter.set("x0tta6bl4_feature_flag", float(value), flag=name)
+
+    async def _learn(self, faults: Iterable[str]) -> None:
+        """What is known of earlier tries, for a planner that asks. Read beside the work, never in front of a heal."""
+        if self.parts.planner.learns:
+            since = self.parts.clock.wall() - LEARNT_FROM
+            for fault in faults:
+                self.trials[fault] = await self.parts.knowledge.feedback(fault, since)
 
     async def _notice(self) -> None:
         while True:
@@ -281,6 +293,7 @@ class MAPEK:
                     self._due()
                 if self.parts.knowledge.changed_by_others():
                     await self._refresh()
+                    await self._learn(tuple(self.trials))  # somebody may have said how something went
                     self.wake({i.subject for i in self.incidents.open} or {"*"})
             except StoreError as error:
                 self._store_failed(error)
@@ -624,6 +637,11 @@ class MAPEK:
             return []
         if not advance.plans:
             return [(None, incident, (Verdict("runbook", Answer.HOLD, advance.why),))] if advance.why else []
+        for plan in advance.plans:
+            if plan.key:
+                owner = self.standing.owners.setdefault(plan.key, incident.id)
+                if all(other.id != owner for other in self.incidents.open):
+                    self.standing.owners[plan.key] = incident.id
         return [(plan, incident, ()) for plan in advance.plans]
 
     def _advanced(self, incident: Incident, advance: Advance) -> Incident:
@@ -732,7 +750,7 @@ class MAPEK:
         assert self._group is not None, "responses belong to the running loop"
         for name in concerned:
             self.standing.in_treatment[name] = subject_of(self.parts.sight.subjects, name).group
-        self.standing.rules[plan.rule] = self.standing.rules.get(plan.rule, 0) + 1
+        self.standing.at_work.update(name for name, _ in plan.limits)
 
         async def treated() -> None:
             try:
@@ -742,7 +760,7 @@ class MAPEK:
                     self.standing.in_treatment.pop(name, None)
                 if concerned:
                     self.standing.recovering.discard(subject)
-                self.standing.rules[plan.rule] -= 1
+                self.standing.at_work.subtract(name for name, _ in plan.limits)
                 self._treated.pop(key, None)
             if isinstance(ended, Failure) and isinstance(ended.exception, StoppedUnproved):
                 return
@@ -783,6 +801,7 @@ class MAPEK:
 
     def _followed(self, advance: Advance) -> None:
         """A response has moved the incident on and written it; what else comes of it."""
+        self._unlearnt.add(advance.incident.fault)
         self._advanced(advance.incident, replace(advance, moves=()))
 
     async def _take_up(self, left: Unfinished) -> None:
@@ -846,6 +865,8 @@ class MAPEK:
                 incident.subject,
                 {"incident": incident.id, "state": "open", "fault": incident.fault, "summary": incident.summary},
             )
+        unlearnt, self._unlearnt = self._unlearnt | {i.fault for i in (*opened, *closed)}, set()
+        await self._learn(unlearnt)
         self._unsaved |= {incident.id: incident for incident in (*opened, *changed, *closed)}
         for incident in tuple(self._unsaved.values()):
             current, moves = self.incidents.known(incident), self.incidents.unsaved(incident.id)
@@ -981,7 +1002,7 @@ class MAPEK:
                 **self._question(plan, verdict),
             },
         )
-        asking = replace(plan, id=id, rung=ASKING, steps=(step,), activity="", at_once=0)
+        asking = replace(plan, id=id, rung=ASKING, steps=(step,), activity="", limits=(), key="")
         verdicts = self.responder.judge(asking, incident)
         key = f"{incident.id}/ask"
         if decision(verdicts).answer is Answer.ALLOW and key not in self._treated and self._group is not None:

@@ -162,6 +162,11 @@ class Planner(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def learns(self) -> bool:
+        """Whether it looks at ``Situation.trials``: else nobody need gather them."""
+        ...
+
     def plan(self, incident: Incident, situation: Situation) -> Advance | None:
         """Brings the incident up to now (first look, timers that are due) and says what to do next.
 

@@ -12,10 +12,10 @@ from x0tta6bl4.kernel.facts import Book, Expect, Incident, IncidentState, Messag
 from x0tta6bl4.kernel.plugin import Advance, Blast, PluginConfig, Situation, planner
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.runbooks.catalogue import ROLES, Resolved, resolved
-from x0tta6bl4.runbooks.document import TELLS, Runbook, given, parse
+from x0tta6bl4.runbooks.document import TELLS, Runbook, asked, expression, given, parse
 from x0tta6bl4.runbooks.life import Life, begun_anew, plan_id
 from x0tta6bl4.runbooks.shipped import shipped
-from x0tta6bl4.runbooks.strategy import Rung, Strategy, Thompson, Written
+from x0tta6bl4.runbooks.strategy import Rung, Strategy, Thompson, Written, with_kinds
 
 TRIED = "tried "
 TRIES_TOLD = 3
@@ -69,6 +69,10 @@ class Runbooks:
         self._by_hash = {book.hash: book for book in self.runbooks}
         self._kept: dict[str, Book] = {}
         self.strategy: Strategy = Thompson() if config.strategy == "learn" else Written()
+
+    @property
+    def learns(self) -> bool:
+        return self.config.strategy == "learn"
 
     # -- the shelf ---------------------------------------------------------------------------------------------------
 
@@ -152,6 +156,7 @@ class Runbooks:
             return self._advance(life)
         helped = outcome.result is Result.VERIFIED or (telling and outcome.result is Result.UNVERIFIED)
         if not telling and not helped:
+            life.failed += 1
             life.incident = replace(life.incident, because=_with_try(life.incident.because, plan, outcome))
         done = _undoable(plan, outcomes, act)
         if outcome.result is Result.REFUTED:
@@ -269,12 +274,13 @@ class Runbooks:
             self._say(life, id, act, {"outcome": "refused", "detail": "no rung is left"}, kinds=("failed",))
             return
         incident, subject = life.incident, life.situation.subject
+        kinds = {name: other.kind for name, other in life.situation.subjects.items()}
         choice = self.strategy.choose(
             (incident.fault, subject.kind, subject.name),
             rungs,
-            life.situation.trials,
+            with_kinds(life.situation.trials, kinds) if self.learns else (),
             f"{incident.id}/{incident.reopened}/{life.number}",
-            after=life.situation.done,
+            after=life.failed,
             now=life.situation.now,
         )
         if choice.because:
@@ -407,7 +413,7 @@ class Runbooks:
             because=(incident.summary, f"runbook {book.name} v{book.version}, step {act['state']}", *life.notes[-8:]),
             activity=asked,
             under_way=life.is_proved,
-            at_once=book.concurrency.per_runbook or 0,
+            **_bounds(life),
         )
 
     @staticmethod
@@ -439,6 +445,20 @@ class Runbooks:
 
 
 _KINDS: Mapping[str, tuple[str, ...]] = {"verified": ("done",), "done": ("done",), "unknown": ("unknown", "failed")}
+
+
+def _bounds(life: Life) -> dict[str, Any]:
+    """What the runbook bounds beside what the guard does."""
+    book, told = life.book, given(life.incident, life.situation.subject)
+    bounds = book.concurrency
+    limits: list[tuple[str, int]] = []
+    if bounds.per_runbook is not None:
+        limits.append((f"runbook {book.name}", bounds.per_runbook))
+    if bounds.per_target is not None:
+        target = asked(expression(bounds.target), told, default=life.incident.subject)
+        limits.append((f"runbook {book.name} on {target}", bounds.per_target))
+    key = book.trigger.key_of(told)
+    return {"limits": tuple(limits), "key": f"{book.name}: {key}" if key else ""}
 
 
 def _own(raw: Mapping[str, Any], number: int) -> Runbook:

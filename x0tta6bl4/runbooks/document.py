@@ -715,7 +715,7 @@ class _Parser:
             per_runbook=self.count(raw["per_runbook"], (*path, "per_runbook"), 10_000)
             if "per_runbook" in raw
             else None,
-            per_key=self.count(raw.get("per_key", 1), (*path, "per_key"), 10_000),
+            per_key=self.count(raw.get("per_key", 1), (*path, "per_key"), 1),
             per_target=most,
             target=target,
         )

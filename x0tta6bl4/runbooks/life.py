@@ -63,6 +63,8 @@ class Life:
         """What is to be taken back now, before anything else."""
         self.is_proved: bool = place.get("proved", False)
         """An action of this run was proved by the incident's own probe; what follows is tidying up."""
+        self.failed: int = place.get("failed", 0)
+        """Tries of this run that did not help."""
         self.notes: list[str] = list(place.get("notes", ()))
         """Why what comes next comes next, in sentences."""
         self._chart: Mapping[str, Any] | None = place.get("chart")
@@ -89,6 +91,7 @@ class Life:
             "undo": self.undo,
             "back": self.back,
             "proved": self.is_proved,
+            "failed": self.failed,
             "ended": None if self.ending is None else {"state": self.ending.state, "result": self.ending.result},
             "notes": self.notes,
         }
