@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/run.stamp
 DEV_READY := $(VENV)/dev.stamp
+PEERS := .venv-peers
 
 .PHONY: help run demo test lint test-slow test-systemd bench reference lock clean
 
@@ -46,8 +47,13 @@ test-slow: $(DEV_READY)  ## the real daemon in a short fault campaign, killed at
 test-systemd: $(DEV_READY)  ## real units under a real systemd in a container; needs root and debootstrap
 	$(BIN)/pytest -m systemd
 
-bench: $(RUN_READY)  ## prints every number that README claims
-	$(BIN)/python -m benchmarks
+bench: $(RUN_READY) $(PEERS)/peers.stamp  ## prints every number that README claims
+	X0TTA6BL4_PEERS=$(CURDIR)/$(PEERS)/bin/python PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks
+
+$(PEERS)/peers.stamp: requirements/peers.txt  # a place of their own: the daemon must not find them by chance
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.txt
+	@touch $@
 
 reference: $(RUN_READY)  ## writes config/reference.yaml anew from the settings' own documentation
 	$(BIN)/x0tta6bl4 config reference > config/reference.yaml.new
@@ -59,6 +65,8 @@ lock: $(DEV_READY)  ## resolves the dependencies anew; needs pip-tools from the 
 	  --no-header --all-build-deps -o requirements/run.txt pyproject.toml
 	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-header --extra dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
+	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header -o requirements/peers.txt requirements/peers.in
 
 clean:  ## removes what was set up and what was run; var/ keeps the journal and is left alone
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -607,3 +607,26 @@ def test_a_duration_is_seconds_however_it_is_written(written: Any, seconds: floa
 def test_what_is_no_duration_is_refused(written: Any) -> None:
     with pytest.raises(ValueError, match="no duration"):
         duration_seconds(written)
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("isinstance(a, int)", True),
+        ("isinstance(t, str) and not isinstance(t, list)", True),
+        ("isinstance(d, dict)", True),
+        ("' x '.strip()", "x"),
+        ("t.upper() == 'TEXT'", True),
+        ("_event.raw", None),
+    ],
+)
+def test_what_charts_of_others_ask_for_is_there(source: str, value: Any) -> None:
+    data: dict[str, Any] = {"a": 1, "t": "text", "d": {}}
+
+    assert compile_expression(source)(data, None, None) == value
+
+
+@pytest.mark.parametrize("source", ["isinstance(a, type)", "isinstance(a, (int, str))", "isinstance(a)", "isinstance"])
+def test_a_kind_is_asked_for_by_its_plain_name_only(source: str) -> None:
+    with pytest.raises(ExpressionError):
+        compile_expression(source, names={"a"})

@@ -91,6 +91,14 @@ def build() -> Parser:
     incidents.add_argument("--all", action="store_true", help="also those that are over")
     incidents.add_argument("--subject", metavar="S", help="of this subject only")
     incidents.add_argument("--limit", type=positive, default=50, metavar="N", help="at most so many (default 50)")
+    incidents.add_argument("--moves", action="store_true", help="also every step of its runbook, the inner ones too")
+    tell = _command(commands, "tell", "events", "sends an event to the runbook of an incident, or lists those", "tell")
+    tell.add_argument("incident", metavar="INCIDENT", help="an incident, or a part of its id that fits one only")
+    tell.add_argument("event", metavar="EVENT", nargs="?", help="such as operator.hold; none: what it listens to")
+    tell.add_argument(
+        "--data", metavar="KEY=VALUE", nargs="+", action="extend", help="told with the event; or one JSON object"
+    )
+    tell.add_argument("--why", default="", metavar="REASON", help="told with the event, and kept")
     why = _command(commands, "why", "why", "why something was done about a target, or was not")
     why.add_argument("target", metavar="TARGET", help="a subject, or an incident's id")
 
@@ -152,6 +160,15 @@ def build() -> Parser:
     draw.add_argument("--incident", metavar="ID", help="the runbook that it is on, with its states marked")
     test = _command(runbook, "test", "runbook", "plays tests of runbooks; exit code 1 when one fails", "test")
     test.add_argument("files", metavar="FILE", nargs="*", help="files of tests, or folders; none: the shipped ones")
+    replay = _command(
+        runbook, "replay", "runbook", "plays an incident's journal again; exit code 1 when it leads elsewhere", "replay"
+    )
+    replay.add_argument("incident", metavar="INCIDENT", help="an incident, or a part of its id that fits one only")
+    migrate = _command(
+        runbook, "migrate", "runbook", "moves open incidents to another version of their runbook", "migrate"
+    )
+    migrate.add_argument("migration", metavar="FILE", help="says between which versions, and which state becomes which")
+    migrate.add_argument("--apply", action="store_true", help="does it; without this, only says what would be done")
     _command(runbook, "list", "runbook", "every runbook, in the order in which they are asked", "list_")
 
     audit = _group(commands, "audit", "the tamper-evident record of what people changed", required=False)

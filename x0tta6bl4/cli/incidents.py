@@ -3,6 +3,7 @@
 import asyncio
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.exits import OK, Refusal
@@ -10,21 +11,29 @@ from x0tta6bl4.cli.places import known_or_refuse, opened, place_of
 from x0tta6bl4.kernel.facts import Incident, IncidentState
 from x0tta6bl4.kernel.memory import Entry, Knowledge
 
+if TYPE_CHECKING:
+    from x0tta6bl4.cli.events import Stand
+
 
 def run(args: Namespace) -> int:
     return asyncio.run(_run(args, Display(args)))
 
 
 async def _run(args: Namespace, display: Display) -> int:
+    from x0tta6bl4.cli import events  # brings the statecharts with it, and finds incidents by what is here
+
     async with opened(place_of(args)) as knowledge:
         if args.id is not None:
             incident = await find(knowledge, args.id)
             story = await knowledge.story(incident.id)
+            stand = await events.stand_of(knowledge, incident)
             if display.as_json:
-                display.json({"incident": incident, "story": story})
+                display.json({"incident": incident, "stand": stand, "story": story})
             else:
-                tell(display, incident, story)
+                tell(display, incident, story, stand, with_moves=args.moves)
             return OK
+        if args.moves:
+            raise Refusal("--moves is about one incident: which one?")
         if args.subject is not None:
             seen = await knowledge.incidents(limit=10_000)
             known_or_refuse(
@@ -90,7 +99,11 @@ async def find(knowledge: Knowledge, id: str) -> Incident:
     raise AssertionError("an id that is known was found above")
 
 
-def tell(display: Display, incident: Incident, story: Sequence[Entry]) -> None:
+def tell(
+    display: Display, incident: Incident, story: Sequence[Entry], stand: "Stand | None", *, with_moves: bool = False
+) -> None:
+    from x0tta6bl4.cli.events import tell_stand
+
     display.head(
         f"{incident.id}: {incident.subject} is {incident.fault}"
         if incident.state is not IncidentState.CLOSED
@@ -98,13 +111,35 @@ def tell(display: Display, incident: Incident, story: Sequence[Entry]) -> None:
     )
     display.line(incident.summary, 2)
     display.line(f"{incident.severity.value}, opened {display.when(incident.opened_at)}, {_summary(incident)}", 2)
-    timeline(display, story)
+    if stand is not None:
+        tell_stand(display, stand, incident)
+    timeline(display, story if with_moves else calm(story), with_moves=with_moves)
 
 
-def timeline(display: Display, story: Sequence[Entry]) -> None:
+def calm(story: Sequence[Entry]) -> list[Entry]:
+    """Without what a runbook only says to itself: which rung comes next, looks that led nowhere, and that it waits
+    where it is said to have come to."""
+    told: list[Entry] = []
+    states: object = None
+    for entry in story:
+        if entry.kind == "moved":
+            event, before, states = str(entry.data["event"]), states, entry.data["states"]
+            is_choice = event.startswith(("done.act.", "failed.act.")) and event.endswith(".next")
+            if is_choice or (event == "$seen" and states == before) or (event == "$close" and entry.data["taken"]):
+                continue
+        elif entry.kind == "decided" and entry.data["check"] == "runbook":
+            continue
+        told.append(entry)
+    return told
+
+
+def timeline(display: Display, story: Sequence[Entry], *, with_moves: bool = False) -> None:
     rows = []
     for entry in story:
         rows.append((display.clock(entry.at), entry.kind, entry.text))
+        if entry.kind == "moved" and with_moves:
+            rows[-1] = (display.clock(entry.at), f"move {entry.data['number']}", f"{entry.data['event']}: {entry.text}")
+            rows += [("", "", effect) for effect in entry.data["effects"] if effect]
         if entry.kind in ("opened", "outcome"):
             rows += [("", "", f"because {reason}") for reason in entry.data.get("because") or ()]
         output = str(entry.data.get("output") or "").strip() if entry.kind == "outcome" else ""

@@ -15,6 +15,8 @@ from x0tta6bl4.kernel.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from x0tta6bl4.app import Blueprint
+    from x0tta6bl4.kernel.facts import Book, Incident
+    from x0tta6bl4.kernel.memory import Knowledge
     from x0tta6bl4.runbooks.catalogue import ActionSpec
     from x0tta6bl4.runbooks.document import Runbook
     from x0tta6bl4.runbooks.trial import Report, Trials
@@ -101,6 +103,207 @@ def test(args: Namespace) -> int:
     else:
         _tell(display, reports, failed)
     return BAD if failed else OK
+
+
+def replay(args: Namespace) -> int:
+    return asyncio.run(_replay(args, Display(args)))
+
+
+async def _replay(args: Namespace, display: Display) -> int:
+    from x0tta6bl4.cli.events import kept
+    from x0tta6bl4.cli.incidents import find
+    from x0tta6bl4.runbooks.life import replayed
+
+    async with opened(place_of(args)) as knowledge:
+        incident = await find(knowledge, args.incident)
+        moves = await knowledge.moves(incident.id)
+        for _ in range(5):  # a daemon may have moved it on between both looks
+            again = await knowledge.incident(incident.id)
+            if again is None or again.place == incident.place:
+                break
+            incident, moves = again, await knowledge.moves(incident.id)
+        by_hash = await kept(knowledge)
+    has_chart = incident.place.get("chart") is not None
+    if not any(move.event == "$start" for move in moves):
+        wrong = ["the journal does not reach back to a beginning of its runbook"] if has_chart or moves else []
+    else:
+        wrong = replayed(moves, by_hash, incident)
+    if display.as_json:
+        display.json({"ok": not wrong, "incident": incident.id, "moves": moves, "wrong": wrong})
+        return BAD if wrong else OK
+    if moves:
+        display.table(
+            ("MOVE", "WHEN", "EVENT", "LEADS TO", "ASKS FOR"),
+            [
+                (
+                    str(move.number),
+                    display.clock(move.at),
+                    move.event if move.taken else f"{move.event} (not taken)",
+                    ", ".join(move.states) or "-",
+                    "; ".join(effect for effect in move.effects if effect) or "-",
+                )
+                for move in moves
+            ],
+        )
+    for reason in wrong:
+        display.line(f"WRONG: {reason}")
+    if not moves:
+        display.line(f"{incident.id} was never on a runbook, as far as is remembered.")
+    elif not wrong:
+        where = "and gives the place it is at" if has_chart else "and its runbook has ended"
+        display.line(f"OK: played again, each of {plural(len(moves), 'move')} leads where the journal says, {where}.")
+    return BAD if wrong else OK
+
+
+def migrate(args: Namespace) -> int:
+    return asyncio.run(_migrate(args, Display(args)))
+
+
+MIGRATION_KEYS = ("runbook", "from", "to", "states", "data", "refuse_if")
+
+
+async def _migrate(args: Namespace, display: Display) -> int:
+    """Exit code 1 when there are incidents that cannot move."""
+    from x0tta6bl4.cli.places import who
+    from x0tta6bl4.runbooks.life import MIGRATE, cannot_move, way_between
+    from x0tta6bl4.statechart.persistence.migrate import MigrationRefused, plan
+
+    file = _files([args.migration])[0]
+    asked = _migration(file)
+    place = place_of(args)
+    async with opened(place) as knowledge:
+        known = await _versions(args, knowledge, asked["runbook"])
+        in_store = {book.hash for book in await knowledge.books()}
+        old = _version(known, asked["from"], "from", asked["runbook"], file)
+        new = _version(known, asked["to"], "to", asked["runbook"], file)
+        if old.hash == new.hash:
+            raise ConfigError([Problem("to", "is the version that the migration is from", str(file))])
+        body: dict[str, Any] = {key: asked[key] for key in ("states", "data", "refuse_if") if key in asked}
+        try:
+            found = plan(old.chart, new.chart, way_between(old, new, body))
+        except MigrationRefused as refused:
+            raise ConfigError([Problem("", reason, str(file)) for reason in refused.reasons], remedy=_MEND) from refused
+        problems = [problem for problem in found if problem.level == "error"]
+        if problems:
+            raise ConfigError([Problem("", str(p), str(file)) for p in problems], remedy=_MEND)
+        under = [i for i in await knowledge.open_incidents() if i.place.get("book") == old.hash]
+        reasons = {i.id: cannot_move(i, old, new, body) for i in under}
+        moving = [i for i in under if not reasons[i.id]]
+        if args.apply:
+            if new.hash not in in_store and place.daemon is not None:
+                raise Refusal(
+                    f"the daemon that runs has not read v{new.version} ({new.hash}) of {new.name}",
+                    BAD,
+                    remedy="put it into the configuration, reload the daemon (SIGHUP), and apply again",
+                )
+            await knowledge.keep_books([_kept_as(new)])
+            told = {"from": old.hash, "to": new.hash, "version": new.version, "migration": body}
+            for incident in moving:
+                await knowledge.send(incident.id, MIGRATE, told, who())
+    if display.as_json:
+        display.json(
+            {
+                "from": _told(old),
+                "to": _told(new),
+                "applied": args.apply,
+                "incidents": [{"incident": i.id, "can_move": not reasons[i.id], "why": reasons[i.id]} for i in under],
+                "warnings": [str(problem) for problem in found if problem.level != "error"],
+                "daemon": place.daemon,
+            }
+        )
+    else:
+        _tell_migration(display, old, new, under, reasons)
+        for problem in found:
+            display.line(f"warning: {problem}")
+        _tell_applied(display, args, len(moving), runs=place.daemon is not None)
+    return BAD if any(reasons.values()) else OK
+
+
+_MEND = "mend the migration; nothing was changed"
+
+
+def _migration(file: Path) -> dict[str, Any]:
+    from x0tta6bl4.runbooks.document import near, pages
+
+    found, problems = pages(_text(file), str(file))
+    if not problems and len(found) != 1:
+        problems = [Problem("the whole file", f"has {len(found)} documents; a migration is one", str(file))]
+    value: Any = found[0].value if found else None
+    if not problems and not isinstance(value, dict):
+        problems = [Problem("the whole file", "should be a mapping: runbook, from, to, states, …", str(file))]
+    if not problems:
+        lines = found[0].lines
+        for key in value:
+            if key not in MIGRATION_KEYS:
+                problems.append(
+                    Problem(key, f"there is no such key; {near(key, MIGRATION_KEYS)}", str(file), lines[(key,)])
+                )
+        for key in ("runbook", "from", "to"):
+            if key not in value:
+                problems.append(Problem(key, "is missing", str(file)))
+            elif not isinstance(value[key], str | int) or isinstance(value[key], bool):
+                problems.append(Problem(key, "should be a name, a version or a hash", str(file), lines[(key,)]))
+    if problems:
+        raise ConfigError(problems, remedy=_MEND)
+    return dict(value)
+
+
+async def _versions(args: Namespace, knowledge: "Knowledge", name: str) -> "list[Runbook]":
+    """Every version of a runbook that is kept or configured, each text once."""
+    from x0tta6bl4.cli.events import kept
+
+    by_hash = await kept(knowledge)
+    books = {book.hash: by_hash(book.hash) for book in await knowledge.books() if book.name == name}
+    here = {book.hash: book for book in _books(_blueprint(args)) if book.name == name}
+    found = [book for book in {**books, **here}.values() if book is not None]
+    if not found:
+        names = {book.name for book in await knowledge.books()}
+        known_or_refuse(name, names, "runbook")
+    return found
+
+
+def _version(books: "Sequence[Runbook]", wanted: str | int, key: str, name: str, file: Path) -> "Runbook":
+    found = [book for book in books if str(wanted) in (book.hash, str(book.version))]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"v{book.version} ({book.hash})" for book in books)
+    what = f"there are {len(found)} texts of v{wanted}; give the hash" if found else f"there is no {wanted} of {name}"
+    raise ConfigError([Problem(key, f"{what}; known are {there}", str(file))], remedy=_MEND)
+
+
+def _kept_as(book: "Runbook") -> "Book":
+    import json
+
+    from x0tta6bl4.kernel.facts import Book
+
+    return Book(book.hash, book.name, book.version, json.dumps(dict(book.source)))
+
+
+def _tell_migration(
+    display: Display, old: "Runbook", new: "Runbook", under: "Sequence[Incident]", reasons: Mapping[str, str]
+) -> None:
+    display.line(
+        f"{old.name} v{old.version} ({old.hash}) to v{new.version} ({new.hash}): every state that an incident can be "
+        "in has its place."
+    )
+    if not under:
+        display.line("No open incident is under the old version.")
+        return
+    display.table(
+        ("INCIDENT", "SUBJECT", "MOVES", "WHY NOT"),
+        [(i.id, i.subject, "no" if reasons[i.id] else "yes", reasons[i.id]) for i in under],
+    )
+
+
+def _tell_applied(display: Display, args: Namespace, moving: int, *, runs: bool) -> None:
+    if not moving:
+        return
+    if not args.apply:
+        display.line(f"Nothing was done. --apply moves {plural(moving, 'incident')}.")
+    elif runs:
+        display.line(f"Sent to {plural(moving, 'incident')}; `x0tta6bl4 incidents ID` tells what came of it.")
+    else:
+        display.line(f"Sent to {plural(moving, 'incident')}. No daemon runs: they move when one runs.")
 
 
 def list_(args: Namespace) -> int:

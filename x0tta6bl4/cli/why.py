@@ -10,6 +10,7 @@ from typing import Any
 
 from x0tta6bl4.cli import incidents as stories
 from x0tta6bl4.cli.display import Display, plural, span
+from x0tta6bl4.cli.events import Stand, stand_of, tell_stand
 from x0tta6bl4.cli.exits import OK, Refusal
 from x0tta6bl4.cli.live import Now
 from x0tta6bl4.cli.picture import (
@@ -62,6 +63,7 @@ REMEDIES: Mapping[tuple[str, str], str] = {
     ): "look for what so many faults have in common (host, network, a deploy); then it goes on by itself",
     ("circuit", "hold"): "try {action} by hand: it fails wherever it is tried",
     ("dependency", "hold"): "see why what it depends on is not well: `x0tta6bl4 why` it",
+    ("runbook", "hold"): "nothing, unless you know better: `x0tta6bl4 tell {incident}` lists the events it listens to",
     ("planner", "deny"): "write a rule for it (runbooks, rules_dirs), or mend it yourself",
     ("catalogue", "deny"): "mend the rule: no executor offers that action",
 }
@@ -132,12 +134,14 @@ class Case:
         decision: Decision | None,
         plans: Mapping[str, Plan],
         approvals: Mapping[str, Approval],
+        stand: Stand | None,
     ) -> None:
         self.incident = incident
         self.story = story
         self.decision = decision
         self.plans = plans
         self.approvals = approvals
+        self.stand = stand
 
     @property
     def latest_plan(self) -> Plan | None:
@@ -180,7 +184,8 @@ async def _case(knowledge: Knowledge, incident: Incident) -> Case:
     wanted = dict.fromkeys(str(e.data["plan"]) for e in story if e.data.get("plan"))
     plans = {id: plan for id in wanted if (plan := await knowledge.plan(id)) is not None}
     approvals = {a.plan: a for a in await knowledge.approvals(limit=1000) if a.plan in plans}
-    return Case(incident, story, decisions[0] if decisions else None, plans, approvals)
+    stand = await stand_of(knowledge, incident)
+    return Case(incident, story, decisions[0] if decisions else None, plans, approvals, stand)
 
 
 def remedy(decision: Decision) -> str:
@@ -198,6 +203,7 @@ def remedy(decision: Decision) -> str:
         text.replace("{action}", decision.action or "the action")
         .replace("{plan}", decision.plan or "PLAN")
         .replace("{subject}", decision.subject)
+        .replace("{incident}", decision.incident)
     )
 
 
@@ -231,6 +237,7 @@ def _case_json(case: Case) -> Mapping[str, Any]:
     return {
         "incident": case.incident,
         "plan": case.latest_plan,
+        "stand": case.stand,
         "decision": None
         if decision is None
         else {
@@ -339,7 +346,9 @@ def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
         display.line(f"{decision.action} on {decision.target}", 4)
     elif not closed:
         display.line("Nothing is planned about it.", 2)
-    if decision is not None:
+    if case.stand is not None:
+        tell_stand(display, case.stand, incident)
+    if decision is not None and (decision.check != "runbook" or case.stand is None):  # else its place has said it
         _tell_decision(display, decision)
     if not closed and not any(begun.at >= case.onset for begun, _ in case.actions):
         display.line("Nothing was done about it" + (" this time." if case.actions else "."), 2)

@@ -18,6 +18,8 @@ from x0tta6bl4.kernel.subjects import MODES, Subject
 
 UNHELPFUL = frozenset({Result.REFUTED, Result.FAILED, Result.UNVERIFIED, Result.REFUSED})
 NOTHING_AGAINST = "nothing against it"
+TELLS = "notify"
+"""The executor whose messages are spaced out: people read them."""
 FOR_UNDOING = ("kill switch", "maintenance", "allowlist")
 """The checks that hold for a step that takes back another one: the others were asked when that one was let through."""
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -89,8 +91,8 @@ class Ledger:
         """
         latest, target, count, at = "", "", 0, now
         for record in reversed(self._records):
-            if record.subject != subject:
-                continue
+            if record.subject != subject or _is_look(record):
+                continue  # to have looked in between makes no other step of it
             if at - (record.ended_at or record.at) > calm:
                 break
             if not latest:
@@ -104,7 +106,11 @@ class Ledger:
         return sum(r.incident == incident and r.disruptive for r in self._records)
 
     def latest_target(self, subject: str) -> str:
-        return next((r.target for r in reversed(self._records) if r.subject == subject), "")
+        return next((r.target for r in reversed(self._records) if r.subject == subject and not _is_look(r)), "")
+
+
+def _is_look(record: ActionRecord) -> bool:
+    return not record.disruptive and not record.action.startswith(f"{TELLS}.")
 
 
 @dataclass
@@ -345,6 +351,8 @@ def _backoff(guard: Guard, case: Case) -> Verdict | None:
 def _variety(guard: Guard, case: Case) -> Verdict | None:
     """The ladder gives another step by itself; this catches a rule that does not, and spaces out reminders."""
     if not case.action.disruptive:
+        if case.step.action.partition(".")[0] != TELLS:
+            return None  # a look; a runbook may look as often as it needs to
         told = guard.ledger.latest_of(case.incident.id)
         until = (told.ended_at or told.at) + guard.policy.remind_every if told is not None else 0.0
         if told is not None and told.action == case.step.action and until > case.wall:

@@ -21,6 +21,8 @@ AGE_OUT = 24 * 3600.0
 """Seconds without any word, good or bad, after which an open incident is closed as nobody's any more."""
 GONE = 120.0
 """The same for a subject that is under care no longer and of which no monitor speaks: an edit took it out."""
+TAKEN = 1000
+"""Messages of which it is remembered that they were taken: the latest so many."""
 DEPENDENCY_SETTLE = 3.0
 """Seconds that a dependent gets to recover by itself once what it depends on is well again."""
 
@@ -30,6 +32,8 @@ class Changes:
     opened: tuple[Incident, ...] = ()
     changed: tuple[Incident, ...] = ()
     closed: tuple[Incident, ...] = ()
+    relapsed: tuple[Incident, ...] = ()
+    """Those of the opened that were proved well, and were only being tidied up after; as they were."""
     wake_at: Mapping[str, float] = field(default_factory=dict)
     """Subject -> monotonic time at which it deserves another look, even if nothing happens."""
 
@@ -49,6 +53,7 @@ class Incidents:
         self._found_at: dict[Key, float] = {}
         self._dependency_down: dict[str, float] = {}
         self._moves: dict[str, dict[int, Move]] = {}
+        self._taken: dict[str, None] = {}
 
     def load(self, incidents: Iterable[Incident], closed: Iterable[Incident] = ()) -> None:
         """Takes up what an earlier life of the daemon left open."""
@@ -113,14 +118,14 @@ class Incidents:
 
     def saved(self, moves: Iterable[Move]) -> None:
         for move in moves:
+            if move.message:  # an inbox that was read before this was written still has it
+                self._taken[move.message] = None
+                if len(self._taken) > TAKEN:
+                    del self._taken[next(iter(self._taken))]
             mine = self._moves.get(move.incident, {})
             mine.pop(move.number, None)
             if not mine:
                 self._moves.pop(move.incident, None)
-
-    def has_taken(self, message: str) -> bool:
-        """Whether a message of the inbox was consumed by a move that is not on disk yet."""
-        return any(move.message == message for mine in self._moves.values() for move in mine.values())
 
     def take(self, findings: Sequence[Finding], view: View, *, complete: bool = True) -> Changes:
         """One turn's findings. What is in scope and was not found again is looked at for its end.
@@ -131,6 +136,7 @@ class Incidents:
         opened: list[Incident] = []
         changed: list[Incident] = []
         closed: list[Incident] = []
+        relapsed: list[Incident] = []
         wake_at: dict[str, float] = {}
         found: set[Key] = set()
         for finding in findings:
@@ -141,6 +147,11 @@ class Incidents:
             incident = self._open.get(key)
             if incident is None:
                 incident = self._opened(finding, wall)
+                opened.append(incident)
+            elif _came_back(incident, view):
+                # Whatever its runbook still tidies up or waits for, it is down again: that comes first.
+                relapsed.append(incident)
+                incident = self._again(incident, finding, wall)
                 opened.append(incident)
             else:
                 fresh = _updated(incident, finding, wall)
@@ -170,27 +181,13 @@ class Incidents:
         for key, old in list(self._closed.items()):
             if wall - (old.closed_at or 0) > REOPEN:
                 del self._closed[key]
-        return Changes(tuple(opened), tuple(changed), tuple(closed), wake_at)
+        return Changes(tuple(opened), tuple(changed), tuple(closed), tuple(relapsed), wake_at)
 
     def _opened(self, finding: Finding, wall: float) -> Incident:
         before = self._closed.pop((finding.subject, finding.fault), None)
-        onset = min(wall, wall - (self._clock.monotonic() - finding.since)) if finding.since else wall
         if before is not None and wall - (before.closed_at or 0) <= REOPEN:
-            return replace(
-                before,
-                state=IncidentState.OPEN,
-                closed_at=None,
-                ended="",
-                proved=False,
-                reopened=before.reopened + 1,
-                onset_at=onset,
-                severity=finding.severity,
-                summary=finding.summary,
-                because=_reasons(finding),
-                healthy_when=finding.healthy_when,
-                data=finding.data,
-                updated_at=wall,
-            )
+            return self._again(before, finding, wall)
+        onset = self._onset(finding, wall)
         return Incident(
             id=f"inc-{int(wall * 1000):012x}{secrets.token_hex(3)}",
             subject=finding.subject,
@@ -205,6 +202,26 @@ class Incidents:
             healthy_when=finding.healthy_when,
             data=finding.data,
         )
+
+    def _again(self, before: Incident, finding: Finding, wall: float) -> Incident:
+        return replace(
+            before,
+            state=IncidentState.OPEN,
+            closed_at=None,
+            ended="",
+            proved=False,
+            reopened=before.reopened + 1,
+            onset_at=self._onset(finding, wall),
+            severity=finding.severity,
+            summary=finding.summary,
+            because=_reasons(finding),
+            healthy_when=finding.healthy_when,
+            data=finding.data,
+            updated_at=wall,
+        )
+
+    def _onset(self, finding: Finding, wall: float) -> float:
+        return min(wall, wall - (self._clock.monotonic() - finding.since)) if finding.since else wall
 
     def _ended(self, incident: Incident, view: View) -> tuple[str, float | None]:
         now, id = view.now, incident.id
@@ -274,6 +291,15 @@ class Incidents:
         if heard is not None and heard > finding.since:
             return ""
         return f"{name} has not answered since this began"
+
+
+def _came_back(incident: Incident, view: View) -> bool:
+    """Whether what was proved to be over is not: not while something is being done, which has a proof of its own."""
+    return (
+        incident.proved
+        and incident.state is not IncidentState.RESPONDING
+        and any(view.sight.holds(c, incident.subject) is False for c in incident.healthy_when)
+    )
 
 
 def _below(subjects: Mapping[str, Subject], name: str) -> list[str]:

@@ -159,6 +159,7 @@ class MAPEK:
         """Faults of which something new is known that was not read yet."""
         self._inbox: dict[str, Message] = {}
         """What people said to runbooks and no runbook has heard yet, by the message's id."""
+        self._heard: set[str] = set()
         self._unsaved: dict[str, Incident] = {}
         """Incidents that the journal could not take yet."""
 
@@ -252,7 +253,7 @@ class MAPEK:
         self.parts.planner.adopt(await knowledge.books())
         await knowledge.keep_books(self.parts.planner.books())
         self.guard.ledger = Ledger(await knowledge.actions_since(wall - 86400.0))
-        await self._refresh()
+        await self.refresh()
         sight = self.parts.sight
         sight.alarm_on([c for a in self.parts.analyzers if isinstance(a, Alarmed) for c in a.alarms(sight.subjects)])
         await self._learn({i.fault for i in (*self.incidents.open, *closed)})
@@ -265,7 +266,10 @@ class MAPEK:
         self.parts.flags.load(await knowledge.flags())
         self.standing.pauses = tuple(await knowledge.pauses())
         self.standing.approvals = {a.plan: a for a in await knowledge.approvals(limit=1000)}
-        self._inbox = {m.id: m for m in await knowledge.inbox() if not self.incidents.has_taken(m.id)}
+        messages = await knowledge.inbox()
+        # One that was heard may still stand there: the move that took it is being written, or was after the reading.
+        self._heard &= {message.id for message in messages}
+        self._inbox = {message.id: message for message in messages if message.id not in self._heard}
         self.parts.meter.set("x0tta6bl4_paused", float(len(self.standing.pauses)))
         for name, value in self.parts.flags.as_dict().items():
             self.parts.meter.set("x0tta6bl4_feature_flag", float(value), flag=name)
@@ -287,12 +291,12 @@ class MAPEK:
                     for left in await self.parts.knowledge.unfinished():
                         if not any(key.startswith(f"{left.plan.incident}/") for key in self._treated):
                             await self._take_up(left)
-                    await self._refresh()  # the switch may have been thrown meanwhile: known before anything is done
+                    await self.refresh()  # the switch may have been thrown meanwhile: known before anything is done
                     log.info("the journal can be written again", extra={"was": self.standing.store_trouble})
                     self.standing.store_trouble = ""
                     self._due()
                 if self.parts.knowledge.changed_by_others():
-                    await self._refresh()
+                    await self.refresh()
                     await self._learn(tuple(self.trials))  # somebody may have said how something went
                     self.wake({i.subject for i in self.incidents.open} or {"*"})
             except StoreError as error:
@@ -456,6 +460,8 @@ class MAPEK:
         with self._stage("2.0_ANALYZE", thread):
             findings = await self._analyze(view)
             changes = self.incidents.take(findings, view, complete=not self._failing_analyzers)
+            for over in changes.relapsed:
+                await self._relapsed(over)
             for over in changes.closed:
                 await self._let_go(over)
             for finding in findings:
@@ -472,7 +478,7 @@ class MAPEK:
             drafts: list[tuple[Plan | None, Incident, tuple[Verdict, ...]]] = []
             responses: list[str] = []
             for plan, incident, verdicts in planned:
-                if incident.subject in self.standing.in_treatment:
+                if incident.subject in self.standing.in_treatment and (plan is None or self._is_disruptive(plan)):
                     continue  # by a plan for a worse incident of the same subject; one that is held back stops no other
                 if plan is not None:
                     verdicts = self._judge(plan, incident, view)
@@ -631,10 +637,15 @@ class MAPEK:
                 )
             ]
         incident = self._advanced(incident, advance)
-        if incident.state is IncidentState.CLOSED or not (is_seen or incident.proved):
-            return []  # what is not found any more is about to end by itself; its runbook's timers run on
-        if incident.state is IncidentState.RESPONDING or incident.subject in self.standing.in_treatment:
+        if incident.state is IncidentState.CLOSED:
             return []
+        if incident.state is IncidentState.RESPONDING or incident.subject in self.standing.in_treatment:
+            # A human is told meanwhile, where another part of the runbook wants that: it disturbs nobody.
+            return [(plan, incident, ()) for plan in advance.plans if not self._is_disruptive(plan)]
+        if not (is_seen or incident.proved):
+            # What is not found any more is about to end by itself; its runbook's timers run on. What that was about
+            # to take back is taken back before: afterwards nobody would.
+            return [(plan, incident, ()) for plan in advance.plans if plan.under_way]
         if not advance.plans:
             return [(None, incident, (Verdict("runbook", Answer.HOLD, advance.why),))] if advance.why else []
         for plan in advance.plans:
@@ -650,8 +661,9 @@ class MAPEK:
         if advance.moves or moved != incident:
             self.incidents.put(moved, advance.moves)
             self._unsaved[moved.id] = moved
+        self.responder.resume(moved.id, advance.resumed)
         if advance.left:
-            self.responder.leave(moved.id, advance.left)
+            self.responder.leave(moved.id, [a for a in advance.left if f"{moved.id}/{a}" in self._treated])
             self.parts.sight.nudge(moved.subject)
         if advance.look_again is not None:
             self.wake_at(moved.subject, self.parts.clock.monotonic() + max(0.02, advance.look_again))
@@ -660,7 +672,7 @@ class MAPEK:
                 log.info("runbook", extra={"incident": moved.id, "subject": moved.subject, **data})
             else:
                 log.info("runbook tells", extra={"event": name, "incident": moved.id, "subject": moved.subject})
-                self._tell("runbook", moved.subject, {"incident": moved.id, "event": name, "data": dict(data)})
+                self._tell("occurrence", moved.subject, {"incident": moved.id, "event": name, "data": dict(data)})
         if moved.state is IncidentState.CLOSED:
             self._closed(moved)
         return moved
@@ -668,10 +680,11 @@ class MAPEK:
     async def _hear(self, message: Message) -> None:
         """What somebody said to an incident's runbook is taken by it, with the next write about the incident."""
         del self._inbox[message.id]
+        self._heard.add(message.id)
         incident = next((i for i in self.incidents.open if i.id == message.incident), None)
         if incident is None:
             log.warning("an event came for an incident that is over", extra={"incident": message.incident})
-            await self.parts.knowledge.drop_message(message.id)
+            await self._drop(message)
             return
 
         async def heard() -> Advance:
@@ -692,7 +705,13 @@ class MAPEK:
         )
         self._advanced(incident, advance)
         if not any(move.message == message.id for move in advance.moves):
-            await self.parts.knowledge.drop_message(message.id)  # no runbook is there to hear it
+            await self._drop(message)  # no runbook is there to hear it
+
+    async def _drop(self, message: Message) -> None:
+        try:
+            await self.parts.knowledge.drop_message(message.id)
+        except StoreError as error:  # it is read again when the journal can be written; the turn goes on
+            self._store_failed(error)
 
     async def _let_go(self, incident: Incident) -> None:
         """The incident ended by itself: its runbook is told, and what it waits for is let go of."""
@@ -703,6 +722,20 @@ class MAPEK:
         advance = await guarded(ended, None)
         if isinstance(advance, Failure):
             self._planner_failed(incident, advance)
+            return
+        self.incidents.put(advance.incident, advance.moves)
+
+    async def _relapsed(self, before: Incident) -> None:
+        """What was proved well is found again while its runbook tidied up: that run is over, and healed it once."""
+        self._closed(replace(before, ended="healed", closed_at=self.parts.clock.wall()))
+        now = self.incidents.known(before)
+
+        async def ended() -> Advance:
+            return self.parts.planner.close(now, self.situation(now))
+
+        advance = await guarded(ended, None)
+        if isinstance(advance, Failure):
+            self._planner_failed(now, advance)
             return
         self.incidents.put(advance.incident, advance.moves)
 
@@ -721,7 +754,8 @@ class MAPEK:
         now = self.parts.clock.wall()
         refused = Outcome(plan.steps[0].id, Result.REFUSED, f"{verdict.check}: {verdict.sentence}", now, now)
         advance = self.parts.planner.after(incident, plan, [refused], self.situation(incident))
-        if advance.incident.passes == incident.passes:  # at the top it waits, and does not begin the same walk again
+        # At the top it waits, and does not begin the same walk again; but one that is broken has to say so.
+        if advance.incident.passes == incident.passes or advance.plans:
             state = incident.state
             self._advanced(incident, replace(advance, incident=replace(advance.incident, state=state)))
             self.wake({incident.subject})
@@ -731,6 +765,8 @@ class MAPEK:
         concerned = {plan.subject, *(step.target for step in plan.steps)} if self._is_disruptive(plan) else set()
         if concerned & self.standing.in_treatment.keys():
             self.wake_at(plan.subject, self.parts.clock.monotonic() + 0.5)
+            return False
+        if f"{incident.id}/{plan.activity}" in self._treated:
             return False
         incident = self.incidents.known(incident)
         incident = self.parts.planner.begun(incident, plan, self.responder.epoch)
@@ -751,6 +787,8 @@ class MAPEK:
         for name in concerned:
             self.standing.in_treatment[name] = subject_of(self.parts.sight.subjects, name).group
         self.standing.at_work.update(name for name, _ in plan.limits)
+        under_way = self.responder.under_way
+        under_way[incident.id] += plan.rung != ASKING
 
         async def treated() -> None:
             try:
@@ -761,7 +799,11 @@ class MAPEK:
                 if concerned:
                     self.standing.recovering.discard(subject)
                 self.standing.at_work.subtract(name for name, _ in plan.limits)
+                under_way[incident.id] -= plan.rung != ASKING
+                if not under_way[incident.id]:
+                    del under_way[incident.id]
                 self._treated.pop(key, None)
+                self.responder.resume(incident.id, [plan.activity])
             if isinstance(ended, Failure) and isinstance(ended.exception, StoppedUnproved):
                 return
             if isinstance(ended, Failure):
@@ -773,7 +815,7 @@ class MAPEK:
                         exc_info=ended.exception,
                         extra={"subject": subject, "reason": ended.message},
                     )
-                self._not_begun(incident, plan)
+                self._not_begun(incident, plan, under_way[incident.id])
                 # Not at once: a mistake of our own would turn the loop as fast as it can go.
                 self.wake_at(subject, self.parts.clock.monotonic() + LATER)
                 concerned.discard(subject)
@@ -784,18 +826,19 @@ class MAPEK:
 
         self._treated[key] = self._group.create_task(treated(), name=f"treat-{subject}")
 
-    def _not_begun(self, incident: Incident, plan: Plan) -> None:
+    def _not_begun(self, incident: Incident, plan: Plan, others: int) -> None:
+        """``others``: how many plans are being carried out for the incident beside this one."""
         left = self.incidents.get(incident.subject, incident.fault)
         if left is not None:
             left = self.parts.planner.not_begun(left, plan)
-            state = IncidentState.OPEN if left.state is IncidentState.RESPONDING else left.state
+            state = IncidentState.OPEN if left.state is IncidentState.RESPONDING and not others else left.state
             self.incidents.put(replace(left, state=state))
 
     async def _carry_out(self, plan: Plan, incident: Incident) -> None:
         responding = replace(incident, state=IncidentState.RESPONDING)
         advance = await self.responder.carry_out(plan, responding, lambda: self.situation(incident))
         if advance is None:
-            self._not_begun(incident, plan)
+            self._not_begun(incident, plan, self.responder.under_way[incident.id] - 1)
         else:
             self._followed(advance)
 

@@ -1,7 +1,8 @@
 """What the kernel asks of its memory: the protocol every knowledge store keeps, and the records it gives back."""
 
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal, Protocol
@@ -144,7 +145,10 @@ class Entry:
 
     at: float
     kind: str
-    """``opened``, ``found``, ``planned``, ``decided``, ``approval``, ``intent``, ``outcome``, ``closed``."""
+    """``opened``, ``found``, ``moved``, ``planned``, ``decided``, ``approval``, ``intent``, ``outcome``, ``closed``.
+
+    ``moved`` is a step of the incident's runbook; its data tell the event, the states it led to and what it asked for.
+    """
     text: str
     data: Attributes = field(default_factory=lambda: NOTHING)
 
@@ -476,7 +480,8 @@ class Knowledge(Protocol):
 
 def plain(value: Any) -> Any:
     """The value in JSON's own types. What JSON has no form for becomes its text; NaN and the infinities do too."""
-    if value is None or isinstance(value, bool):
+    kind = value.__class__
+    if kind is str or kind is int or value is None or kind is bool:  # most of all values, so asked first
         return value
     if isinstance(value, Enum):
         return plain(value.value)
@@ -495,6 +500,58 @@ def plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
     return str(value)
+
+
+_PLAIN = json.JSONEncoder(separators=(",", ":"), default=plain)
+
+
+class Kept(Mapping[str, Any]):
+    """A mapping in JSON's types that is kept as its text, and read anew whenever it is asked.
+
+    As text it takes a tenth of the memory, nobody can change it by accident, and writing it down costs nothing more.
+    Who wants more than one thing of it calls ``read`` once.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> "Kept":
+        return value if isinstance(value, cls) else cls(_PLAIN.encode(value))
+
+    def read(self) -> dict[str, Any]:
+        """The reader's own: what is done to it changes nothing here."""
+        found = json.loads(self.text)
+        if not isinstance(found, dict):
+            raise ValueError(f"expected a mapping, got {self.text[:80]!r}")
+        return found
+
+    def __getitem__(self, key: str) -> Any:
+        return self.read()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.read())
+
+    def __len__(self) -> int:
+        return len(self.read())
+
+    def __bool__(self) -> bool:
+        return self.text != "{}"
+
+    def items(self) -> ItemsView[str, Any]:
+        return self.read().items()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Kept) and self.text == other.text:
+            return True
+        return isinstance(other, Mapping) and self.read() == dict(other.items())
+
+    __hash__ = None  # type: ignore[assignment]  # as of every mapping; a class that says how it is equal must say so
+
+    def __repr__(self) -> str:
+        return f"Kept({self.text})"
 
 
 def evidence_of(trial: Trial) -> Feedback | None:
@@ -561,7 +618,14 @@ def step_from(plain: Plain) -> Step:
 
 
 def plan_from(plain: Plain) -> Plan:
-    return Plan(**{**plain, "steps": tuple(map(step_from, plain["steps"])), "because": tuple(plain["because"])})
+    return Plan(
+        **{
+            **plain,
+            "steps": tuple(map(step_from, plain["steps"])),
+            "because": tuple(plain["because"]),
+            "limits": tuple((what, most) for what, most in plain.get("limits", ())),
+        }
+    )
 
 
 def outcome_from(plain: Plain) -> Outcome:

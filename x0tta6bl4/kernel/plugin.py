@@ -152,6 +152,8 @@ class Advance:
     """Events for whoever listens: name and data."""
     left: tuple[str, ...] = ()
     """Activities that are not wanted any more: what is done for them is ended as soon as that can be."""
+    resumed: tuple[str, ...] = ()
+    """Activities that were not wanted for a while and are again."""
     why: str = ""
     """Why there is nothing to do, where there is nothing."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -110,6 +111,8 @@ class Responder:
         self.epoch = epoch
         self._carried = 0
         self._left: set[tuple[str, str]] = set()
+        self.under_way: Counter[str] = Counter()
+        """How many plans are being carried out, by incident: it is responded to until the last of them has ended."""
         self.stopping = asyncio.Event()
         """Set when the loop is asked to end: what is being done is finished, what is being proved is left to look at.
         """
@@ -189,6 +192,10 @@ class Responder:
         """Their states were left: acts that go on are finished, proofs are not waited for any more."""
         self._left.update((incident, activity) for activity in activities)
 
+    def resume(self, incident: str, activities: Iterable[str]) -> None:
+        """They are waited for again, or are over: nothing of them is given up."""
+        self._left.difference_update((incident, activity) for activity in activities)
+
     def mean(self, plan: Plan, step: Step) -> None:
         """It was allowed and counts from here: what is judged before its intent is written must see it."""
         group = subject_of(self._sight.subjects, step.target).group
@@ -234,7 +241,7 @@ class Responder:
             return Advance(incident)
         advance = self._planner.after(current, plan, outcomes, situation())
         moved = advance.incident
-        if moved.state is IncidentState.RESPONDING:
+        if moved.state is IncidentState.RESPONDING and self.under_way[incident.id] <= 1:
             moved = replace(moved, state=IncidentState.ESCALATED if moved.passes else IncidentState.OPEN)
             advance = replace(advance, incident=moved)
         # Before anything is waited for: whoever looks at the incident meanwhile must find it moved on already.
@@ -245,7 +252,6 @@ class Responder:
         else:
             await self._record(step, outcome, moved, moves)
         self._incidents.saved(moves)
-        self._left.discard((incident.id, plan.activity))
         if step is not None:
             self._announce(outcome, incident, plan, step)
         if outcome.result is Result.VERIFIED and plan.steps[-1].expect is not None:
@@ -451,6 +457,7 @@ class Responder:
             because=reasons,
             output=effect.output,
             data=effect.data,
+            unknown=result is Result.UNVERIFIED,
         )
 
     async def _proof(

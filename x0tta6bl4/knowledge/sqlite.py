@@ -5,7 +5,8 @@ import json
 import secrets
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from x0tta6bl4.kernel.memory import (
     Entry,
     Feedback,
     Imported,
+    Kept,
     Pause,
     Retained,
     SubjectState,
@@ -52,6 +54,7 @@ from x0tta6bl4.kernel.memory import (
     step_from,
 )
 from x0tta6bl4.kernel.plugin import PluginConfig, Tools, knowledge
+from x0tta6bl4.kernel.units import show_seconds
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.database import Database, Row, Transaction
 
@@ -472,7 +475,8 @@ class SqliteKnowledge:
         return (await self._entries(subject, "subject = ?1", where, limit))[-limit:]
 
     async def story(self, incident: str) -> list[Entry]:
-        return await self._entries(incident, "incident = ?1", {"incidents": "id = ?1"}, -1)
+        where = {"incidents": "id = ?1", "moves": "incident = ?1"}
+        return await self._entries(incident, "incident = ?1", where, -1)
 
     async def _entries(self, value: str, usual: str, where: Mapping[str, str], limit: int) -> list[Entry]:
         """Each table's latest ``limit`` (all: -1), told in order of time; at the same moment, in order of cause."""
@@ -484,10 +488,10 @@ class SqliteKnowledge:
                 (value, limit),
             )
 
-        found: list[tuple[float, int, Entry]] = []
+        found: list[tuple[float, float, Entry]] = []
 
-        def add(at: float, kind: str, text: str, data: Attributes) -> None:
-            found.append((at, _ORDER.index(kind), Entry(at, kind, text, data)))
+        def add(at: float, kind: str, text: str, data: Attributes, order: float | None = None) -> None:
+            found.append((at, _ORDER.index(kind) if order is None else order, Entry(at, kind, text, data)))
 
         for (body,) in await rows("incidents", "body", "opened_at"):
             incident = _incident(body, "")
@@ -535,7 +539,7 @@ class SqliteKnowledge:
             add(
                 at,
                 "decided",
-                f"{action} on {target}: {answer} by {check}: {sentence}",
+                f"{f'{action} on {target}: ' if action else ''}{answer} by {check}: {sentence}",
                 {
                     "incident": id,
                     "plan": plan_id,
@@ -574,6 +578,11 @@ class SqliteKnowledge:
                         "output": outcome.output,
                     },
                 )
+        if "moves" in where:
+            for move in await self.moves(value):
+                # What is answered follows its outcome; everything else comes before what is planned because of it.
+                order = _ORDER.index("outcome" if move.invocation else "moved") + 0.5
+                add(move.at, "moved", _move_in_words(move), _told_of(move), order)
         return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])]
 
     # What helped, and what would have
@@ -975,7 +984,7 @@ _SUGGESTED = (
     " ((decisions.\"check\" = 'mode' AND decisions.sentence LIKE '% is in mode suggest: would do %')"
     " OR decisions.\"check\" = 'allowlist') ORDER BY decisions.at DESC, decisions.id DESC LIMIT ?"
 )
-_ORDER = ("opened", "found", "planned", "decided", "approval", "intent", "outcome", "closed")
+_ORDER = ("opened", "found", "moved", "planned", "decided", "approval", "intent", "outcome", "closed")
 _OURS = "this is the daemon's own mistake: please report it"
 _APPROVAL = "SELECT plan, state, who, why, at, expires, incident FROM approvals"
 _SET_APPROVAL = "UPDATE approvals SET state = ?, who = ?, why = ?, at = ? WHERE plan = ?"
@@ -987,11 +996,12 @@ _AUDIT_ENDS = (
 )
 
 Link = tuple[int, str]
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _json(value: Any) -> str:
     """The one form in which a value is written and hashed."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(plain(value))
 
 
 def _parsed(text: str) -> Any:
@@ -1001,14 +1011,78 @@ def _parsed(text: str) -> Any:
         raise StoreError(f"a row of the knowledge store cannot be read: {error}: {text[:80]!r}") from error
 
 
+def _told_of(move: Move) -> Attributes:
+    told = {
+        "incident": move.incident,
+        "number": move.number,
+        "event": move.event,
+        "states": list(move.states),
+        "effects": list(move.effects),
+        "taken": move.taken,
+        "activity": move.invocation,
+        "message": move.message,
+    }
+    return told | ({"who": move.data.get("who", "")} if move.message and isinstance(move.data, Mapping) else {})
+
+
+def _move_in_words(move: Move) -> str:
+    """What happened on the runbook, and where that led, as an operator would say it."""
+    data = move.data if isinstance(move.data, Mapping) else {}
+    head, _, rest = move.event.partition(".")
+    state = rest.removeprefix("act.")
+    match head:
+        case "$start":
+            what = "its runbook begins"
+        case "$close":
+            what = "its runbook is called off"
+        case "$seen":
+            what = "what is seen of it has changed"
+        case "$migrate" if not move.taken:
+            return f"not moved to v{data.get('version')} of its runbook: {data.get('refused')}"
+        case "$migrate":
+            what = f"moved to v{data.get('version')} of its runbook by {data.get('who')}"
+        case "done" | "failed" | "unknown" if rest.startswith("act.") and "rung" in data:
+            what = f"chosen: {data['rung']}"
+        case "done" if rest.startswith("act."):
+            what = f"{state} is done"
+        case "failed" if rest.startswith("act."):
+            what = f"{state} did not help" if data.get("outcome") != "refused" else f"{state} was passed over"
+        case "unknown" if rest.startswith("act."):
+            what = f"whether {state} was done is not known"
+        case "after":
+            what = f"time is up for {rest.rpartition('.')[0]}"
+        case "error":
+            what = f"a mistake in the runbook: {data.get('message', data)}"
+        case _ if move.message:
+            said = f" ({data['why']})" if data.get("why") else ""
+            what = f"{move.event} by {data.get('who') or 'somebody'}{said}"
+        case _:
+            what = move.event
+    if not move.taken and not any(effect.startswith("was taken back") for effect in move.effects):
+        return f"{what}; nothing listened to it"
+    worth = [effect for effect in move.effects if effect.startswith(("tells", "ends", "was taken back"))]
+    # A timer's own name says less than how long it waits; of one that is set anew, the last word counts.
+    waits = dict(effect.split(" in ", 1) for effect in move.effects if effect.startswith("after.") and " in " in effect)
+    worth += [
+        f"waits {show_seconds(float(time.removesuffix(' s')))} in {event.removeprefix('after.').rpartition('.')[0]}"
+        for event, time in waits.items()
+    ]
+    if move.states and not any(effect.startswith("ends") for effect in worth):
+        at = [f"choosing in {s[:-5]}" if s.endswith(".next") else f"at {s}" for s in move.states]
+        worth.insert(0, f"now {' and '.join(at)}")
+    return "; ".join([what, *worth])
+
+
 def _incident(body: str, place: str) -> Incident:
     parsed = _parsed(body)
     if place:
-        parsed["place"] = _parsed(place)
+        parsed["place"] = Kept(place)
     return incident_from(parsed)
 
 
 IncidentRows = tuple[Row, list[Row]]
+_OF_INCIDENT = tuple(sorted(part.name for part in fields(Incident)))
+_parts_of = attrgetter(*_OF_INCIDENT)
 
 
 def _incident_rows(incident: Incident, moves: Sequence[Move]) -> IncidentRows:
@@ -1024,9 +1098,8 @@ def _incident_rows(incident: Incident, moves: Sequence[Move]) -> IncidentRows:
         incident.opened_at,
         incident.updated_at,
         closed_at,
-        _json(replace(incident, place=NOTHING)),
-        # In JSON's types already, by its own promise.
-        json.dumps(incident.place, separators=(",", ":")) if incident.place else "",
+        _incident_body(incident),
+        Kept.of(incident.place).text if incident.place else "",
     )
     return row, [
         (
@@ -1039,22 +1112,34 @@ def _incident_rows(incident: Incident, moves: Sequence[Move]) -> IncidentRows:
             move.message,
             " ".join(move.states),
             int(move.taken),
-            json.dumps(move.effects),
+            _ENCODER.encode(move.effects),
         )
         for move in moves
     ]
 
 
+def _incident_body(incident: Incident) -> str:
+    """As ``_json`` writes it, without asking each of its values what it is: they are written with every move."""
+    told: dict[str, Any] = dict(zip(_OF_INCIDENT, _parts_of(incident), strict=True))
+    told["place"] = {}  # stands beside it
+    told["data"] = plain(incident.data) if incident.data else {}
+    told["healthy_when"] = [
+        {"metric": sign.metric, "op": sign.op, "subject": sign.subject, "value": plain(sign.value)}
+        for sign in incident.healthy_when
+    ]
+    return _ENCODER.encode(told)
+
+
 def _save_incident(tx: Transaction, rows: IncidentRows) -> None:
     row, moves = rows
-    tx.execute(
-        "INSERT INTO incidents (id, subject, fault, state, opened_at, updated_at, closed_at, body, place)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET subject = excluded.subject,"
-        " fault = excluded.fault, state = excluded.state, opened_at = excluded.opened_at,"
-        " updated_at = excluded.updated_at, closed_at = excluded.closed_at, body = excluded.body,"
-        " place = excluded.place",
-        row,
-    )
+    id, subject, fault, state, opened_at, updated_at, closed_at, body, place = row
+    # Mostly only what no index is about has changed, and an index is maintained for what is set, not for what differs.
+    if not tx.query(
+        "UPDATE incidents SET updated_at = ?, body = ?, place = ? WHERE id = ? AND subject = ? AND fault = ?"
+        " AND state = ? AND opened_at = ? AND closed_at IS ? RETURNING 1",
+        (updated_at, body, place, id, subject, fault, state, opened_at, closed_at),
+    ):
+        _put_incident(tx, row)
     for move in moves:
         # Two that save the same incident may both bring a move along. The first one stands, and must be the same: to
         # another one of its number the table says no.
@@ -1067,6 +1152,17 @@ def _save_incident(tx: Transaction, rows: IncidentRows) -> None:
         )
         if move[6]:
             tx.execute("DELETE FROM inbox WHERE id = ?", (move[6],))
+
+
+def _put_incident(tx: Transaction, row: Row) -> None:
+    tx.execute(
+        "INSERT INTO incidents (id, subject, fault, state, opened_at, updated_at, closed_at, body, place)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET subject = excluded.subject,"
+        " fault = excluded.fault, state = excluded.state, opened_at = excluded.opened_at,"
+        " updated_at = excluded.updated_at, closed_at = excluded.closed_at, body = excluded.body,"
+        " place = excluded.place",
+        row,
+    )
 
 
 def _save_plan(tx: Transaction, plan: Plan, at: float) -> None:

@@ -3,30 +3,47 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
 from x0tta6bl4.kernel.errors import ConfigError
-from x0tta6bl4.kernel.facts import Book, Expect, Incident, IncidentState, Message, Outcome, Plan, Result, Step
+from x0tta6bl4.kernel.facts import (
+    Attributes,
+    Book,
+    Expect,
+    Incident,
+    IncidentState,
+    Message,
+    Outcome,
+    Plan,
+    Result,
+    Step,
+)
+from x0tta6bl4.kernel.memory import Kept, plain
 from x0tta6bl4.kernel.plugin import Advance, Blast, PluginConfig, Situation, planner
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.runbooks.catalogue import ROLES, Resolved, resolved
 from x0tta6bl4.runbooks.document import TELLS, Runbook, asked, expression, given, parse
-from x0tta6bl4.runbooks.life import Life, begun_anew, plan_id
+from x0tta6bl4.runbooks.life import MIGRATE, Life, begun_anew, plan_id
 from x0tta6bl4.runbooks.shipped import shipped
 from x0tta6bl4.runbooks.strategy import Rung, Strategy, Thompson, Written, with_kinds
+from x0tta6bl4.statechart.core.content import Runtime
+from x0tta6bl4.statechart.persistence.serializer import Restorer
 
 TRIED = "tried "
 TRIES_TOLD = 3
 """Tries that did not help which an incident tells of, the latest."""
-INSTANT = 200
-"""Answers that the daemon itself may give a runbook in one go; one that wants more goes round in circles."""
 REST = 45.0
 """Seconds before a runbook that ended without having done anything begins anew."""
 ABORTED = 900.0
 """The same after a person called it off."""
 BLASTS = get_args(Blast)
+BROKEN = "$broken"
+"""The activity of a plan that tells a human of a runbook that cannot go on."""
+UNHEARD = 1.0
+"""Seconds after which a human is told once more that a runbook is broken, if that was not even tried."""
 UNDO = "$undo"
 """The activity of a plan that takes back what did not help."""
 
@@ -68,6 +85,9 @@ class Runbooks:
         self.runbooks: list[Runbook] = own + (shipped() if config.shipped else [])
         self._by_hash = {book.hash: book for book in self.runbooks}
         self._kept: dict[str, Book] = {}
+        self._restorers: dict[str, Restorer] = {}
+        """One for each version: they look each configuration of the chart up only once."""
+        self._expression = lru_cache(maxsize=256)(expression)
         self.strategy: Strategy = Thompson() if config.strategy == "learn" else Written()
 
     @property
@@ -104,11 +124,11 @@ class Runbooks:
     # -- the planner -------------------------------------------------------------------------------------------------
 
     def plan(self, incident: Incident, situation: Situation) -> Advance | None:
-        rest = incident.place.get("rest")
+        place = Kept.of(incident.place).read()
+        rest = place.get("rest")
         if rest is not None and situation.now < rest:
-            why = f"its runbook has ended; it begins anew in {rest - situation.now:.0f} s"
-            return Advance(incident, look_again=rest - situation.now, why=why)
-        life = self._life(incident, situation)
+            return self._resting(incident, situation, place)
+        life = self._life(incident, situation, place)
         if life is None:
             return None
         if not life.is_begun:
@@ -121,11 +141,8 @@ class Runbooks:
             begun = act.get("begun")
             if begun is not None and begun["epoch"] != situation.epoch:
                 del act["begun"]  # of a life that died between two steps: nothing of it goes on
-        for _ in range(INSTANT):
-            if life.ending is not None or not self._answered(life):
-                break
-        else:
-            life.event("error.execution", {"message": f"{INSTANT} steps in a row did nothing"})
+        while life.ending is None and not life.broken and self._answered(life):
+            life.slow_down()
         return self._advance(life, ended_idle=life.ending is not None)
 
     def begun(self, incident: Incident, plan: Plan, epoch: int) -> Incident:
@@ -135,18 +152,32 @@ class Runbooks:
         return _with_act(incident, plan, None)
 
     def after(self, incident: Incident, plan: Plan, outcomes: Sequence[Outcome], situation: Situation) -> Advance:
+        place = Kept.of(incident.place).read()
+        if plan.activity == BROKEN:
+            return Advance(replace(incident, place=Kept.of({**place, "broken": ""})))
+        if plan.activity == UNDO and "rest" in place:
+            left = [entry for entry in place.get("back", ()) if entry["of"] != plan.steps[0].undoes]
+            return Advance(replace(incident, place=Kept.of({**place, "back": left})))
         life = self._life(incident, situation)
         if life is None or not life.is_begun:
             return Advance(incident)  # its runbook has ended meanwhile, or could not begin
         outcome = outcomes[-1]
         if plan.activity == UNDO:
-            life.back = [entry for entry in life.back if entry["of"] != plan.steps[0].undoes]
+            # What is not known to be taken back is taken back once more: an undo must bear that.
+            of = plan.steps[0].undoes
+            life.back = [
+                {key: value for key, value in entry.items() if key != "begun"}
+                for entry in life.back
+                if entry["of"] != of or outcome.unknown
+            ]
             if outcome.result in (Result.FAILED, Result.REFUSED):
                 because = _with_try(life.incident.because, plan, outcome)
                 life.incident = replace(life.incident, because=because)
             return self._advance(life)
         current = life.awaiting(plan.activity)
         act = life.acts.get(current)
+        if act is not None:
+            act.pop("begun", None)
         telling = plan.steps[-1].expect is None
         if act is not None and act["kind"] == "rollback":
             life.undo = [entry for entry in life.undo if entry["of"] != plan.steps[0].undoes]
@@ -183,6 +214,8 @@ class Runbooks:
         life = self._life(incident, situation)
         if life is None:
             return Advance(incident, why="no runbook speaks of it")
+        if message.event == MIGRATE:
+            return self._migrated(life, message)
         if not life.is_begun:
             life.begin()
         data = message.data if isinstance(message.data, Mapping) else {"data": message.data}
@@ -191,6 +224,13 @@ class Runbooks:
             life.end()
             return self._advance(life, rest=ABORTED)
         return self._advance(life, why="" if taken else f"nothing in its runbook listens to {message.event!r} now")
+
+    def _migrated(self, life: Life, message: Message) -> Advance:
+        """The incident goes on under another version of its runbook, where that can be; else it stays as it is."""
+        if not life.is_begun:
+            return Advance(life.incident, why="its runbook has ended; it begins anew with the version in force")
+        why = life.migrate(self.book(message.data["to"]), message.data, message.who, message.id)
+        return self._advance(life, why=f"its migration was refused: {why}" if why else "")
 
     def close(self, incident: Incident, situation: Situation) -> Advance:
         life = self._life(incident, situation)
@@ -203,19 +243,28 @@ class Runbooks:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _life(self, incident: Incident, situation: Situation) -> Life | None:
-        place = incident.place
+    def _life(self, incident: Incident, situation: Situation, place: Attributes | None = None) -> Life | None:
+        if place is None:
+            place = Kept.of(incident.place).read()
         if place.get("ended") is not None and not place.get("back"):
-            incident = replace(incident, place=begun_anew(place))  # an earlier bout's
-        hash = incident.place.get("book")
-        book = self.book(hash) if hash else None
+            place = begun_anew(place)  # an earlier bout's
+        hash = place.get("book")
+        try:
+            book = self.book(hash) if hash else None
+        except ConfigError:
+            book = None  # this version of the daemon reads that runbook no more
         if book is None:
-            incident = replace(incident, place=begun_anew(incident.place))
+            place = begun_anew(place)
             book = self.runbook_for(incident, situation.subject)
-        life = Life(book, incident, situation) if book is not None else None
-        if life is not None and life.is_begun and not life.is_readable():
+        if book is None:
+            return None
+        restorer = self._restorers.get(book.hash)
+        if restorer is None:
+            restorer = self._restorers[book.hash] = Restorer(book.chart, Runtime())
+        life = Life(book, incident, situation, place, restorer)
+        if life.is_begun and not life.is_readable():
             # Better from the beginning, whose every step looks before it acts, than not at all.
-            life = Life(life.book, replace(incident, place=begun_anew(incident.place)), situation)
+            life = Life(book, incident, situation, begun_anew(place), restorer)
             life.notes.append("its place could not be read by this version of the daemon; it begins anew")
         return life
 
@@ -231,7 +280,7 @@ class Runbooks:
             if act["kind"] == "choose":
                 self._choose(life, id, act)
                 return True
-            if act["kind"] == "rollback" and not life.undo:
+            if act["kind"] == "rollback" and not life.undo and not life.goes_on():
                 self._say(life, id, act, {"outcome": "verified", "detail": "there is nothing left to take back"})
                 return True
             if act["kind"] == "act" and not act.get("tries"):
@@ -299,6 +348,7 @@ class Runbooks:
         life.acts.pop(id, None)  # nothing in the chart takes the answer: it waits for something else
 
     def _advance(self, life: Life, *, ended_idle: bool = False, rest: float = 0.0, why: str = "") -> Advance:
+        life.slow_down()
         incident, situation = life.incident, life.situation
         if life.broken:
             return self._given_up(life)
@@ -307,7 +357,7 @@ class Runbooks:
         if life.ending is not None and not life.back:
             place = dict(begun_anew(life.place()))
             if ended_idle or rest:
-                place["rest"] = situation.now + (rest or REST)
+                place |= {"rest": situation.now + (rest or REST), "resting": rest or REST}
                 look_again = rest or REST
             if life.is_proved:
                 incident = replace(
@@ -331,22 +381,34 @@ class Runbooks:
                     state=IncidentState.ESCALATED,
                     place=place,
                 )
-            return Advance(incident, tuple(life.moves), (), look_again, tuple(life.said), tuple(life.left), why)
+            return Advance(
+                incident,
+                tuple(life.moves),
+                (),
+                look_again,
+                tuple(life.said),
+                tuple(life.left),
+                tuple(life.resumed),
+                why,
+            )
         if life.back:
             begun = life.back[0].get("begun")
             if begun is None or begun["epoch"] != situation.epoch:
-                plans = [self._undoing(life, life.back[0], UNDO, "undo")]
+                plans = [self._undoing(life.book.name, incident, situation, life.back[0], UNDO, "undo")]
         else:
             for id, act in life.acts.items():
                 if "begun" in act:
                     continue
                 wait = act.get("not_before", 0.0) - situation.now
                 if wait > 0:
+                    pause = (act["steps"][-1].get("retry") or {}).get("backoff") or wait
+                    if wait > pause:  # the clock was set back
+                        wait, act["not_before"] = pause, situation.now + pause
                     look_again = wait if look_again is None else min(wait, look_again)
                 elif act["kind"] == "act":
                     plans.append(self._plan(life, id, act))
-                elif act["kind"] == "rollback" and life.undo:
-                    plans.append(self._undoing(life, life.undo[-1], id, act["state"]))
+                elif act["kind"] == "rollback" and life.undo and not life.goes_on():
+                    plans.append(self._undoing(life.book.name, incident, situation, life.undo[-1], id, act["state"]))
         ring = life.next_ring()
         if ring is not None:
             look_again = ring if look_again is None else min(ring, look_again)
@@ -360,12 +422,69 @@ class Runbooks:
         )
         if not plans and not why:
             why = f"its runbook {life.book.name} is at {', '.join(life.states)}"
-        return Advance(incident, tuple(life.moves), tuple(plans), look_again, tuple(life.said), tuple(life.left), why)
+        return Advance(
+            incident,
+            tuple(life.moves),
+            tuple(plans),
+            look_again,
+            tuple(life.said),
+            tuple(life.left),
+            tuple(life.resumed),
+            why,
+        )
 
     def _given_up(self, life: Life) -> Advance:
         """The runbook cannot even say itself that it failed: a human is told, and it begins anew after a while."""
-        incident, situation = life.incident, life.situation
         why = f"the runbook {life.book.name} v{life.book.version} cannot go on: {life.broken}"
+        incident, situation = life.incident, life.situation
+        place = {
+            **begun_anew(life.place()),
+            "rest": situation.now + ABORTED,
+            "resting": ABORTED,
+            "broken": why,
+            "name": life.book.name,
+            "back": [*life.back, *reversed(life.undo)],
+        }
+        escalated = replace(
+            incident,
+            rung="",
+            tries=0,
+            passes=incident.passes + 1,
+            state=IncidentState.ESCALATED,
+            place=Kept.of(place),
+        )
+        told = (self._telling(escalated, situation, place),)
+        return Advance(
+            escalated,
+            tuple(life.moves),
+            told,
+            UNHEARD,
+            tuple(life.said),
+            tuple(life.left),
+            tuple(life.resumed),
+            why,
+        )
+
+    def _resting(self, incident: Incident, situation: Situation, place: Mapping[str, Any]) -> Advance:
+        """Until then it does nothing but tell a human, who may not have heard of it yet, that it is broken."""
+        left = place["rest"] - situation.now
+        if left > place.get("resting", left):
+            left = place["resting"]  # the clock was set back
+            incident = replace(incident, place=Kept.of({**place, "rest": situation.now + left}))
+        why = f"its runbook has ended; it begins anew in {left:.0f} s"
+        undone = [entry for entry in place.get("back", ()) if entry.get("begun", {}).get("epoch") != situation.epoch]
+        if undone:
+            taking_back = self._undoing(place["name"], incident, situation, undone[0], UNDO, "undo")
+            return Advance(incident, plans=(taking_back,), look_again=UNHEARD)
+        if not place.get("broken"):
+            return Advance(incident, look_again=left, why=why)
+        if place["resting"] - left < UNHEARD:
+            return Advance(incident, look_again=UNHEARD, why=why)
+        return Advance(incident, plans=(self._telling(incident, situation, place),), look_again=left)
+
+    @staticmethod
+    def _telling(incident: Incident, situation: Situation, place: Mapping[str, Any]) -> Plan:
+        why = place["broken"]
         step = Step(
             id="",
             action=f"{TELLS}.human",
@@ -374,27 +493,19 @@ class Runbooks:
             expect=None,
             args={**_told(TELLS, incident), "text": f"{incident.summary}; {why}"},
         )
-        plan = plan_id(incident, "$broken", incident.passes, situation.done, (step,))
-        told = Plan(
+        plan = plan_id(incident, BROKEN, 0, situation.done, (step,))
+        return Plan(
             id=plan,
             incident=incident.id,
             subject=incident.subject,
             fault=incident.fault,
-            rule=life.book.name,
-            rung="$broken",
+            rule=place["name"],
+            rung=BROKEN,
             mode=situation.subject.mode,
             steps=(replace(step, id=f"{plan}.1"),),
             because=(incident.summary, why),
+            activity=BROKEN,
         )
-        escalated = replace(
-            incident,
-            rung="",
-            tries=0,
-            passes=incident.passes + 1,
-            state=IncidentState.ESCALATED,
-            place={"number": life.number, "rest": situation.now + ABORTED},
-        )
-        return Advance(escalated, tuple(life.moves), (told,), ABORTED, tuple(life.said), tuple(life.left), why)
 
     def _plan(self, life: Life, id: str, act: Mapping[str, Any]) -> Plan:
         incident, situation, book = life.incident, life.situation, life.book
@@ -413,12 +524,27 @@ class Runbooks:
             because=(incident.summary, f"runbook {book.name} v{book.version}, step {act['state']}", *life.notes[-8:]),
             activity=asked,
             under_way=life.is_proved,
-            **_bounds(life),
+            **self._bounds(life),
         )
 
+    def _bounds(self, life: Life) -> dict[str, Any]:
+        """What the runbook bounds beside what the guard does."""
+        book, incident = life.book, life.incident
+        told = given(incident, life.situation.subject)
+        bounds = book.concurrency
+        limits: list[tuple[str, int]] = []
+        if bounds.per_runbook is not None:
+            limits.append((f"runbook {book.name}", bounds.per_runbook))
+        if bounds.per_target is not None:
+            target = asked(self._expression(bounds.target), told, default=incident.subject)
+            limits.append((f"runbook {book.name} on {target}", bounds.per_target))
+        key = str(asked(self._expression(book.trigger.key), told, default="")) if book.trigger.key else ""
+        return {"limits": tuple(limits), "key": f"{book.name}: {key}" if key else ""}
+
     @staticmethod
-    def _undoing(life: Life, entry: Mapping[str, Any], activity: str, rung: str) -> Plan:
-        incident, situation = life.incident, life.situation
+    def _undoing(
+        rule: str, incident: Incident, situation: Situation, entry: Mapping[str, Any], activity: str, rung: str
+    ) -> Plan:
         step = Step(
             id="",
             action=entry["action"],
@@ -434,7 +560,7 @@ class Runbooks:
             incident=incident.id,
             subject=incident.subject,
             fault=incident.fault,
-            rule=life.book.name,
+            rule=rule,
             rung=rung,
             mode=situation.subject.mode,
             steps=(replace(step, id=f"{plan}.1"),),
@@ -445,20 +571,6 @@ class Runbooks:
 
 
 _KINDS: Mapping[str, tuple[str, ...]] = {"verified": ("done",), "done": ("done",), "unknown": ("unknown", "failed")}
-
-
-def _bounds(life: Life) -> dict[str, Any]:
-    """What the runbook bounds beside what the guard does."""
-    book, told = life.book, given(life.incident, life.situation.subject)
-    bounds = book.concurrency
-    limits: list[tuple[str, int]] = []
-    if bounds.per_runbook is not None:
-        limits.append((f"runbook {book.name}", bounds.per_runbook))
-    if bounds.per_target is not None:
-        target = asked(expression(bounds.target), told, default=life.incident.subject)
-        limits.append((f"runbook {book.name} on {target}", bounds.per_target))
-    key = book.trigger.key_of(told)
-    return {"limits": tuple(limits), "key": f"{book.name}: {key}" if key else ""}
 
 
 def _own(raw: Mapping[str, Any], number: int) -> Runbook:
@@ -475,7 +587,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         told = "unknown"
     elif outcome.result is Result.UNVERIFIED:
         told = "done"
-    return {**outcome.data, "outcome": told, "detail": outcome.detail}
+    return {**plain(outcome.data), "outcome": told, "detail": outcome.detail}
 
 
 def _here(actions: Sequence[str], incident: Incident, situation: Situation) -> list[Resolved]:
@@ -549,7 +661,7 @@ def _undoable(plan: Plan, outcomes: Sequence[Outcome], act: Mapping[str, Any] | 
                 "undoes": step.action,
                 "action": step.undo,
                 "target": step.target,
-                "args": {**step.args, **outcome.data, **(undo.get("args") or {})},
+                "args": {**step.args, **plain(outcome.data), **(undo.get("args") or {})},
                 "timeout": step.timeout,
             }
         )
@@ -557,14 +669,21 @@ def _undoable(plan: Plan, outcomes: Sequence[Outcome], act: Mapping[str, Any] | 
 
 
 def _with_act(incident: Incident, plan: Plan, begun: Mapping[str, Any] | None) -> Incident:
+    place = Kept.of(incident.place).read()
     if plan.activity == UNDO:
         back = [
             {key: value for key, value in entry.items() if key != "begun"}
             | ({"begun": dict(begun)} if begun is not None and entry["of"] == plan.steps[0].undoes else {})
-            for entry in incident.place.get("back", ())
+            for entry in place.get("back", ())
         ]
-        return replace(incident, place={**incident.place, "back": back})
-    acts = incident.place.get("acts", {})
+        return replace(incident, place=Kept.of({**place, "back": back}))
+    acts = place.get("acts", {})
+    behind = next((act for act in place.get("behind", {}).values() if act["id"] == plan.activity), None)
+    if behind is not None:  # a step that goes on though its state was left
+        behind.pop("begun", None)
+        if begun is not None:
+            behind["begun"] = dict(begun)
+        return replace(incident, place=Kept.of(place))
     id = plan.activity if plan.activity in acts else ""
     id = id or next((key for key, act in acts.items() if act.get("answers") == plan.activity), "")
     if not id:
@@ -572,7 +691,7 @@ def _with_act(incident: Incident, plan: Plan, begun: Mapping[str, Any] | None) -
     act = {key: value for key, value in acts[id].items() if key != "begun"}
     if begun is not None:
         act["begun"] = dict(begun)
-    return replace(incident, place={**incident.place, "acts": {**acts, id: act}})
+    return replace(incident, place=Kept.of({**place, "acts": {**acts, id: act}}))
 
 
 def _with_try(because: Sequence[str], plan: Plan, outcome: Outcome) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ MOST_PROBLEMS = 50
 LONGEST_WAIT = 366 * 86400.0
 """Seconds; a timer beyond it is a mistyped unit."""
 MOST_TRIES = 3
+MOST_STATES = 500
+"""States of one runbook: whatever is beyond it was made by a program, and takes minutes to be walked through."""
 
 GIVEN = ("incident", "subject", "last", "seen")
 """Variables that every runbook has: what is wrong, what it is wrong with, how the latest action ended, and, for
@@ -290,7 +292,7 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in data.items():
         try:
             found[key] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             continue
     return found
 
@@ -630,6 +632,9 @@ class _Parser:
             self.names.add(key)
         states = self.mapping(raw.get("states", {}), ("states",), None, "a mapping of states")
         self.collect(states, ("states",))
+        if len(self.states) > MOST_STATES:
+            self.bad(("states",), f"has {len(self.states)} states; at most {MOST_STATES} are read")
+            return None
         self.tops = set(states)
         if "states" in raw and not states:
             self.bad(("states",), "has no state")

@@ -22,9 +22,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from x0tta6bl4.kernel.errors import ConfigError, Problem, StoreError
+from x0tta6bl4.kernel.facts import Book, Incident, IncidentState
 from x0tta6bl4.kernel.flags import known_flag
 from x0tta6bl4.kernel.memory import Approval, plain
 from x0tta6bl4.kernel.supervise import Failure, guarded
+from x0tta6bl4.runbooks.document import parse
+from x0tta6bl4.runbooks.life import ABORT, heard, is_heard, wrong_data, wrong_event
+from x0tta6bl4.statechart.persistence.serializer import SnapshotError
 from x0tta6bl4.status import answers
 from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.links import Links
@@ -47,6 +51,8 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 APPROVALS = "/api/v1/approvals"
 _APPROVAL = re.compile(APPROVALS + "/([^/]{1,200})(/answer)?")
+INCIDENTS = "/api/v1/incidents"
+_EVENTS = re.compile(INCIDENTS + "/([^/]{1,200})/events")
 APPROVAL_STATES = ("wanted", "approved", "rejected", "expired")
 WHO_LIMIT, WHY_LIMIT = 100, 1000
 """Characters of what a person says about an answer."""
@@ -288,6 +294,7 @@ class StatusApp:
             Route("/api/v1/config/features", {"GET": self._features, "POST": self._set_features}),
             Route(APPROVALS, {"GET": self._approvals}),
             Route(f"{APPROVALS}/{{plan}}", {"GET": self._approval, "POST": self._answer_approval}),
+            Route(f"{INCIDENTS}/{{id}}/events", {"POST": self._send_event}),
         ]
         if links is not None:
             routes.append(Route(f"{APPROVALS}/{{plan}}/answer", {"GET": self._link, "POST": self._answer_link}))
@@ -302,6 +309,8 @@ class StatusApp:
         route = self._routes.get(path)
         if route is None and path.startswith(APPROVALS) and (match := _APPROVAL.fullmatch(path)):
             route = self._routes.get(f"{APPROVALS}/{{plan}}{match[2] or ''}")
+        elif route is None and _EVENTS.fullmatch(path):
+            route = self._routes.get(f"{INCIDENTS}/{{id}}/events")
         return route
 
     # -- the door ------------------------------------------------------------------------------------------------
@@ -659,6 +668,46 @@ class StatusApp:
             log.info("flag set", extra={"flag": name, "value": value, "client": asked.client, "request_id": asked.id})
         return Response(_json(self.face.loop.parts.flags.as_dict()), media_type="application/json")
 
+    # -- events for runbooks -------------------------------------------------------------------------------------
+
+    async def _send_event(self, asked: Asked) -> Response:
+        """Taken down for the incident's runbook, which takes it in the loop's next turn: hence 202."""
+        self._authorize(asked)
+        event, data = _event_in(await self._json_body(asked, is_needed=True))
+        match = _EVENTS.fullmatch(asked.path)
+        assert match is not None, "the route was found by it"
+        loop, id = self.face.loop, match[1]
+        knowledge = loop.parts.knowledge
+        try:
+            # An incident of the loop's own is newer than the one on disk.
+            incident = next((i for i in loop.incidents.open if i.id == id), None) or await knowledge.incident(id)
+            if incident is None:
+                raise Refusal(404, "NO_SUCH_INCIDENT", f"there is no incident {id[:100]!a}")
+            if incident.state is IncidentState.CLOSED:
+                raise Refusal(409, "INCIDENT_OVER", f"it is over ({incident.ended or 'closed'}): nobody listens")
+            blocked = _whether_heard(event, incident, await knowledge.books())
+            message = await knowledge.send(incident.id, event, data, "operator (api)")
+        except StoreError as error:
+            raise _store_failing(error, "the event was not taken down") from error
+        log.info(
+            "event taken down",
+            extra={
+                "event": event,
+                "incident": incident.id,
+                "message_id": message.id,
+                "client": asked.client,
+                "request_id": asked.id,
+            },
+        )
+        try:
+            # The loop looks into the inbox when another process has written; this was its own.
+            await loop.refresh()
+        except StoreError:
+            pass  # it is on disk: the loop finds it as soon as the store can be read again
+        loop.wake({incident.subject})
+        told = {"message": message.id, "incident": incident.id, "event": event, "blocked": blocked}
+        return Response(_json(told), 202, media_type="application/json")
+
     # -- approvals -----------------------------------------------------------------------------------------------
 
     async def _approvals(self, asked: Asked) -> Response:
@@ -876,6 +925,61 @@ def _bad_answer(problems: Sequence[Problem]) -> Refusal:
         details={"mistakes": [{"where": p.where, "message": p.message} for p in problems[:50]]},
         suggestions=['for example {"answer": "approve", "who": "oncall", "why": "looked at it"}'],
     )
+
+
+def _event_in(body: Any) -> tuple[str, dict[str, Any]]:
+    """What is said to a runbook, or a Refusal with every mistake in it."""
+    if not isinstance(body, dict):
+        raise _bad_event([Problem("the body", "must be an object")])
+    problems = [Problem(str(n)[:50], "is not known here") for n in body if n not in ("event", "data", "why")]
+    event, data, why = body.get("event"), body.get("data", {}), body.get("why", "")
+    if not isinstance(event, str):
+        problems.append(Problem("event", "must be text"))
+    elif wrong := wrong_event(event):
+        problems.append(Problem("event", wrong))
+    if not isinstance(data, dict):
+        problems.append(Problem("data", "must be an object"))
+    elif wrong := wrong_data(data):
+        problems.append(Problem("data", wrong))
+    if not isinstance(why, str):
+        problems.append(Problem("why", "must be text"))
+    elif len(why) > WHY_LIMIT or not " ".join(why.split()).isprintable():
+        problems.append(Problem("why", f"must be readable text of at most {WHY_LIMIT} characters"))
+    if problems:
+        raise _bad_event(problems)
+    return body["event"], {**data, "why": " ".join(why.split())} if why.strip() else dict(data)
+
+
+def _bad_event(problems: Sequence[Problem]) -> Refusal:
+    return Refusal(
+        422,
+        "BAD_EVENT",
+        "; ".join(map(str, problems[:5]))[:1000],
+        details={"mistakes": [{"where": p.where, "message": p.message} for p in problems[:50]]},
+        suggestions=['for example {"event": "operator.hold", "data": {}, "why": "looking at it"}'],
+    )
+
+
+def _whether_heard(event: str, incident: Incident, books: Sequence[Book]) -> str:
+    """What keeps its runbook from taking the event now; empty: nothing. Refusal when it never listens to it."""
+    kept = next((book for book in books if book.hash == incident.place.get("book")), None)
+    if kept is None or incident.place.get("ended") is not None:
+        return ""
+    book, _ = parse(json.loads(kept.source), kept.name)
+    try:
+        words = heard(book, incident) if book is not None else {}
+    except SnapshotError:
+        return ""  # the daemon begins it anew, and nobody knows yet where that leads
+    found = is_heard(event, words) if words else ""
+    if found is None and event != ABORT:
+        raise Refusal(
+            422,
+            "UNKNOWN_EVENT",
+            f"nothing in {kept.name} v{kept.version} ever listens to {event!a}",
+            details={"hears": words},
+            suggestions=["it listens to " + ", ".join([*words, ABORT])],
+        )
+    return found or ""
 
 
 def _must_be_open(approval: Approval, told: Mapping[str, Any], moot: str) -> None:

@@ -319,6 +319,15 @@ def _upper(text: Any) -> Any:
     return _text(text).upper()
 
 
+def _strip(text: Any) -> Any:
+    return _text(text).strip()
+
+
+def _is_a(value: Any, name: str) -> bool:
+    """As Python has it, where a truth value is a whole number as well."""
+    return isinstance(value, _CLASSES[name])
+
+
 def _starts_with(text: Any, start: Any) -> Any:
     return _text(text).startswith(_text(start))
 
@@ -369,6 +378,7 @@ _FUNCTIONS: Final[Mapping[str, tuple[Callable[..., Any], int, int]]] = MappingPr
         "get": (_get, 2, 3),
         "lower": (_lower, 1, 1),
         "upper": (_upper, 1, 1),
+        "strip": (_strip, 1, 1),
         "startswith": (_starts_with, 2, 2),
         "endswith": (_ends_with, 2, 2),
         "pop": (_pop, 1, 1),
@@ -379,7 +389,10 @@ _FUNCTIONS: Final[Mapping[str, tuple[Callable[..., Any], int, int]]] = MappingPr
     }
 )
 FUNCTION_NAMES: Final = (*_FUNCTIONS, "In")
-_METHODS: Final = frozenset({"get", "startswith", "endswith"})
+_METHODS: Final = frozenset({"get", "startswith", "endswith", "lower", "upper", "strip", "keys"})
+_CLASSES: Final[Mapping[str, type]] = MappingProxyType(
+    {"bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict}
+)
 _EVENT_FIELDS: Final = ("name", "type", "sendid", "origin", "origintype", "invokeid", "data")
 _LITERALS: Final[Mapping[str, Any]] = MappingProxyType({"true": True, "false": False, "null": None})
 _GIVEN: Final[Mapping[str, str]] = MappingProxyType(
@@ -439,6 +452,7 @@ _SCOPE: Final[dict[str, Any]] = {
     "sized": _sized,
     "soft": _soft,
     "event_view": _event_view,
+    "is_a": _is_a,
     "io_processors": _io_processors,
     **{f"do_{name}": function for name, (function, _, _) in _FUNCTIONS.items()},
 }
@@ -627,6 +641,8 @@ class _Translation:
     def field(self, value: ast.expr, name: str) -> ast.expr:
         self.plain(name)
         if isinstance(value, ast.Name) and value.id == "_event":
+            if name == "raw":
+                return ast.Constant(None)  # what came over no wire has no raw form
             if name not in _EVENT_FIELDS:
                 raise self.refusal(f"an event has no {name!r}{nearest(name, _EVENT_FIELDS)}")
             # The one real attribute access; it is one of seven, and an Event's.
@@ -655,6 +671,11 @@ class _Translation:
                     raise self.refusal("In() takes the name of a state")
                 is_in = ast.Attribute(_name("instance"), "is_in", ast.Load())
                 return ast.Call(is_in, [self(values[0])], [])
+            case ast.Name(id="isinstance"):
+                match values:
+                    case [value, ast.Name(id=name)] if name in _CLASSES:
+                        return _call("is_a", self(value), ast.Constant(name))
+                raise self.refusal(f"isinstance() takes a value and one of {', '.join(_CLASSES)}")
             case ast.Name(id=name) if name in _FUNCTIONS:
                 translated = self.all(values)
             case ast.Attribute(value=value, attr=name) if name in _METHODS:
