@@ -18,8 +18,9 @@ import x0tta6bl4.statechart
 from x0tta6bl4 import cli
 from x0tta6bl4.app import read as read_settings
 from x0tta6bl4.cli.grammar import build
+from x0tta6bl4.cli.score import WORD
 from x0tta6bl4.kernel.errors import ConfigError
-from x0tta6bl4.planners.runbook import Runbooks
+from x0tta6bl4.planners.runbook import ABORTED, REST, Config, Runbooks
 from x0tta6bl4.runbooks import document, trial
 from x0tta6bl4.runbooks.life import way_between
 from x0tta6bl4.statechart.core.state import Kind
@@ -236,6 +237,7 @@ def test_the_migration_of_the_guide_has_a_place_for_every_state_and_needs_to_say
 
 KEYS = {
     "runbook": document.BOOK_KEYS,
+    "trigger": ("anomaly", "subjects", "if", "key", "per_runbook", "per_target", "per_key"),
     "states": document.STATE_KEYS,
     "variables": document.GIVEN,
     "tests": (*trial.FILE_KEYS, *trial.TEST_KEYS, *trial.STEP_KEYS, *trial.SUBJECT_KEYS, *trial.INCIDENT_KEYS),
@@ -251,6 +253,16 @@ def test_the_runbooks_guide_explains_every_key(keys: tuple[str, ...]) -> None:
     prose = re.sub(r"^```.*?^```$", "", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
     assert sorted({key for key in keys if f"`{key}`" not in prose}) == []
+
+
+def test_the_figures_of_the_runbooks_guide_are_those_of_the_code() -> None:
+    page = " ".join(RUNBOOKS.read_text(encoding="utf-8").split())
+
+    assert f"rests {REST:g} seconds" in page
+    assert (ABORTED, WORD, Config().equal_tries) == (900.0, 2.0, 3)
+    assert all(words in page for words in ("a quarter of an hour", "Counts as two tries", "three times in a row"))
+    assert f"up to {document.MOST_TRIES}:" in page
+    assert f"default {document.Do('a.b', {}).timeout:g}s" in page and f"`hold` {document.Expected().hold:g}s" in page
 
 
 # -- commands and links ------------------------------------------------------------------------------------------------

@@ -260,7 +260,7 @@ class MAPEK:
         self.lifecycle.transition_to(State.IDLE, "started", force=True)
         return await knowledge.unfinished()
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
         """What people said through the store: flags, pauses, approvals."""
         knowledge = self.parts.knowledge
         self.parts.flags.load(await knowledge.flags())

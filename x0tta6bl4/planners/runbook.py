@@ -25,7 +25,7 @@ from x0tta6bl4.kernel.memory import Kept, plain
 from x0tta6bl4.kernel.plugin import Advance, Blast, PluginConfig, Situation, planner
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.runbooks.catalogue import ROLES, Resolved, resolved
-from x0tta6bl4.runbooks.document import TELLS, Runbook, asked, expression, given, parse
+from x0tta6bl4.runbooks.document import TELLS, Runbook, as_told, asked, expression, given, parse
 from x0tta6bl4.runbooks.life import MIGRATE, Life, begun_anew, plan_id
 from x0tta6bl4.runbooks.shipped import shipped
 from x0tta6bl4.runbooks.strategy import Rung, Strategy, Thompson, Written, with_kinds
@@ -587,7 +587,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         told = "unknown"
     elif outcome.result is Result.UNVERIFIED:
         told = "done"
-    return {**plain(outcome.data), "outcome": told, "detail": outcome.detail}
+    return {**as_told(plain(outcome.data)), "outcome": told, "detail": as_told(outcome.detail)}
 
 
 def _here(actions: Sequence[str], incident: Incident, situation: Situation) -> list[Resolved]:

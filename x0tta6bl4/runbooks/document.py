@@ -270,7 +270,7 @@ def given(incident: Incident, subject: Subject) -> dict[str, Any]:
             "id": incident.id,
             "fault": incident.fault,
             "severity": incident.severity.value,
-            "summary": incident.summary,
+            "summary": as_told(incident.summary),
             "reopened": incident.reopened,
             "passes": incident.passes,
             "tries": incident.tries,
@@ -286,12 +286,17 @@ def given(incident: Incident, subject: Subject) -> dict[str, Any]:
     }
 
 
+def as_told(value: Any) -> Any:
+    """As a chart takes it: JSON, and texts that are text, whatever bytes they were read from."""
+    return json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+
+
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is no JSON, such as the program that a supervised process is started by."""
     found: dict[str, Any] = {}
     for key, value in data.items():
         try:
-            found[key] = json.loads(json.dumps(value, allow_nan=False))
+            found[key] = as_told(value)
         except (TypeError, ValueError, RecursionError):
             continue
     return found

@@ -510,7 +510,7 @@ def _parse(source: str) -> ast.expr:
         raise ExpressionError(f"an expression is longer than {SOURCE_CHARACTERS} characters: `{_short(text, 60)}`")
     try:
         # In brackets, so that it may go over several lines as YAML has them.
-        tree = ast.parse(f"[{text}\n]", "<expression>", "eval").body
+        tree = _tree(f"[{text}\n]", "eval").body
     except SyntaxError as error:
         raise ExpressionError(f"`{_short(text)}`: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
@@ -626,7 +626,7 @@ class _Translation:
             return ast.Constant(_LITERALS[name])
         # `result` is an ordinary word: where a chart has a variable of that name, it means that one.
         if name in _GIVEN and name not in self.rename:
-            return ast.parse(_GIVEN[name], mode="eval").body
+            return _tree(_GIVEN[name], "eval").body
         self.plain(name)
         self.found.add(name)
         if self.names is not None and name not in self.names:
@@ -711,9 +711,20 @@ def expression({parameters}):
 """
 
 
+def _tree(text: str, mode: str) -> Any:
+    """``ast.parse``. CPython 3.11 counts the depth of all threads' trees in one place, and takes two threads that
+    parse at the same time for a broken tree: the same text again is then parsed well."""
+    for _ in range(5):
+        try:
+            return ast.parse(text, "<expression>", mode)
+        except SystemError:
+            continue
+    return ast.parse(text, "<expression>", mode)
+
+
 def _function(parameters: str, source: str, body: ast.expr) -> FunctionType:
     """The one function; its ``try`` costs nothing while nothing fails."""
-    module = ast.parse(_FRAME.format(parameters=parameters, source=_short(source.strip())))
+    module = _tree(_FRAME.format(parameters=parameters, source=_short(source.strip())), "exec")
     for node in ast.walk(module):
         if isinstance(node, ast.Return):
             node.value = body
