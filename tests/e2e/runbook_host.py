@@ -40,6 +40,8 @@ STUCK = 3
 """Exit status of a life in which the incident did not come to its end."""
 PATIENCE = 200.0
 """Virtual seconds in which it must; undisturbed it takes a tenth of them."""
+HELD_FOR = 3.0
+"""Seconds from `hold` to `resume`: what was being done is over by then, and nobody waited for its proof."""
 DOWN = 2.0
 """Seconds between a death and the next life."""
 CURE = "link.replace"
@@ -262,7 +264,7 @@ class Judge:
         return [Finding(self.name, SUBJECT.name, "link-loss", summary, Severity.MAJOR, seen.at, (seen,), (HEALTHY,))]
 
 
-async def operator(knowledge: SqliteKnowledge, hold_at: str) -> None:
+async def operator(knowledge: SqliteKnowledge, clock: LoopClock, hold_at: str) -> None:
     """Holds the runbook once in the middle of an action, lets it go on, approves, and says `again` when told.
 
     Knows nothing but what the journal says: people outlive the daemon. Returns when the incident is over.
@@ -278,15 +280,17 @@ async def operator(knowledge: SqliteKnowledge, hold_at: str) -> None:
             # Asked in this order: with nothing left in the inbox, what was said before is in these moves.
             waiting = await knowledge.inbox()
             moves = await knowledge.moves(incident.id)
-            event = _next_word(moves, hold_at) if moves and not waiting else ""
+            event = _next_word(moves, clock.wall(), hold_at) if moves and not waiting else ""
             if event:
                 await knowledge.send(incident.id, event, {}, "oncall")
 
 
-def _next_word(moves: Sequence[Move], hold_at: str) -> str:
+def _next_word(moves: Sequence[Move], now: float, hold_at: str) -> str:
     (state, *_) = moves[-1].states or ("",)
     if state == hold_at and not any(move.event == "operator.hold" for move in moves):
         return "operator.hold"
+    if state == "held" and now - moves[-1].at < HELD_FOR:
+        return ""
     return {"held": "operator.resume", "asked": "operator.again"}.get(state, "")
 
 
@@ -331,7 +335,7 @@ async def _live(
     running = asyncio.create_task(daemon.start(), name="daemon")
     try:
         async with asyncio.timeout(PATIENCE):
-            await operator(SqliteKnowledge("outside", sqlite.Config(), Disk(theirs, loop, None), clock), hold_at)
+            await operator(SqliteKnowledge("outside", sqlite.Config(), Disk(theirs, loop, None), clock), clock, hold_at)
         status = 0
     except TimeoutError:
         status = STUCK

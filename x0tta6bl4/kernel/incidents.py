@@ -21,8 +21,6 @@ AGE_OUT = 24 * 3600.0
 """Seconds without any word, good or bad, after which an open incident is closed as nobody's any more."""
 GONE = 120.0
 """The same for a subject that is under care no longer and of which no monitor speaks: an edit took it out."""
-TAKEN = 1000
-"""Messages of which it is remembered that they were taken: the latest so many."""
 DEPENDENCY_SETTLE = 3.0
 """Seconds that a dependent gets to recover by itself once what it depends on is well again."""
 
@@ -53,7 +51,6 @@ class Incidents:
         self._found_at: dict[Key, float] = {}
         self._dependency_down: dict[str, float] = {}
         self._moves: dict[str, dict[int, Move]] = {}
-        self._taken: dict[str, None] = {}
 
     def load(self, incidents: Iterable[Incident], closed: Iterable[Incident] = ()) -> None:
         """Takes up what an earlier life of the daemon left open."""
@@ -118,10 +115,6 @@ class Incidents:
 
     def saved(self, moves: Iterable[Move]) -> None:
         for move in moves:
-            if move.message:  # an inbox that was read before this was written still has it
-                self._taken[move.message] = None
-                if len(self._taken) > TAKEN:
-                    del self._taken[next(iter(self._taken))]
             mine = self._moves.get(move.incident, {})
             mine.pop(move.number, None)
             if not mine:

@@ -626,7 +626,8 @@ class _Translation:
             return ast.Constant(_LITERALS[name])
         # `result` is an ordinary word: where a chart has a variable of that name, it means that one.
         if name in _GIVEN and name not in self.rename:
-            return _tree(_GIVEN[name], "eval").body
+            given: ast.expr = _tree(_GIVEN[name], "eval").body
+            return given
         self.plain(name)
         self.found.add(name)
         if self.names is not None and name not in self.names:
