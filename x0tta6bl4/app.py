@@ -50,6 +50,7 @@ from x0tta6bl4.observability.metrics import Metrics
 from x0tta6bl4.observability.tracker import ExecutionTracker
 from x0tta6bl4.ports.database import Row, Transaction
 from x0tta6bl4.ports.processes import Program
+from x0tta6bl4.runbooks.catalogue import catalogue_of, check
 from x0tta6bl4.runbooks.document import Runbook, parse, proved
 from x0tta6bl4.runbooks.document import read as read_runbooks
 from x0tta6bl4.runbooks.shipped import shipped
@@ -162,7 +163,7 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
     problems += _dependency_problems(subjects, set(settings.subjects))
 
     from_care = {name: entry for care in cares for name, entry in care.monitors.items()}
-    rules, mistakes = _rules(settings)
+    rules, mistakes = _rules(settings, folder)
     problems += mistakes
     planners: dict[str, Mapping[str, Any]] = {k: dict(v) for k, v in DEFAULTS["planners"].items()}
     own_rules = [dict(rule.source) for rule in rules]
@@ -213,18 +214,19 @@ def _dependency_problems(subjects: Mapping[str, Subject], names: set[str]) -> It
                 queue += subjects[name].depends_on
 
 
-def _rules(settings: Settings) -> tuple[list[Runbook], list[Problem]]:
+def _rules(settings: Settings, base: Path) -> tuple[list[Runbook], list[Problem]]:
+    """The operator's own; relative paths lie beside the configuration file, wherever the daemon is started from."""
     rules: list[Runbook] = []
     problems: list[Problem] = []
     sources: list[Path] = []
-    for folder in settings.rules_dirs:
+    for folder in (base / named for named in settings.rules_dirs):
         if not folder.is_dir():
             problems.append(Problem("rules_dirs", f"there is no folder {str(folder)!r}"))
             continue
         sources += sorted(folder.glob("*.yaml"))
     for number, entry in enumerate(settings.runbooks):
         if isinstance(entry, str):
-            place = Path(entry)
+            place = base / entry
             sources += sorted(place.glob("*.yaml")) if place.is_dir() else [place]
         elif isinstance(entry, Mapping):
             book, mistakes = parse(entry, f"runbooks[{number}]")
@@ -241,6 +243,12 @@ def _rules(settings: Settings) -> tuple[list[Runbook], list[Problem]]:
             problems.append(Problem("runbooks", f"{source} is not UTF-8 text"))
         except ConfigError as error:
             problems += error.problems
+    names = [rule.name for rule in rules]
+    problems += [
+        Problem("runbooks", f"{name!r} is the name of {names.count(name)} runbooks of yours", hint="give each its own")
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
     return rules, problems
 
 
@@ -276,6 +284,7 @@ def _action_problems(blueprint: Blueprint) -> list[Problem]:
     """What only the built executors know: which actions there are. Building touches nothing."""
     tools = tools_of(blueprint, LaterDatabase(blueprint.places.state_dir / "unopened"), None)
     offered: set[str] = set()
+    executors: list[Any] = []
     problems = []
     for family, members in blueprint.chosen.items():
         for chosen in members:
@@ -286,6 +295,7 @@ def _action_problems(blueprint: Blueprint) -> list[Problem]:
                 problems.append(Problem(f"{family}.{chosen.name}", str(error)))
                 continue
             if family == "executors":
+                executors.append(built)
                 offered |= {f"{chosen.name}.{action.verb}" for action in built.actions}
     families = set(own_names("executors"))
     for number, pattern in enumerate(blueprint.settings.guard.allow):
@@ -297,6 +307,11 @@ def _action_problems(blueprint: Blueprint) -> list[Problem]:
                     hint=nearest(pattern, offered),
                 )
             )
+    catalogue = catalogue_of(executors)
+    for chosen in blueprint.chosen["planners"]:
+        for raw in getattr(chosen.config, "rules", ()):
+            book, _ = parse(raw)
+            problems += check(book, catalogue, blueprint.subjects.values()) if book is not None else []
     for subject in blueprint.subjects.values():
         for verb, action in subject.controller.items():
             if action not in offered:

@@ -319,7 +319,7 @@ async def _live(
     ours = await SqliteDatabase.open(folder / "db", migrations())
     theirs = await SqliteDatabase.open(folder / "db", migrations(), check=False)
     bus = EventBus()
-    bus.subscribe(EventType.OCCURRENCE, lambda event: _heard(folder, event))
+    bus.subscribe(EventType.RUNBOOK, lambda event: _heard(folder, event))
     parts = Parts(
         clock=clock,
         knowledge=SqliteKnowledge("sqlite", sqlite.Config(), Disk(ours, loop, deaths), clock),

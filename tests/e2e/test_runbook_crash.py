@@ -195,13 +195,17 @@ async def _always(folder: Path, database: SqliteDatabase, knowledge: SqliteKnowl
 
 
 async def _done_again(database: SqliteDatabase) -> list[str]:
-    """One activity of the runbook is one step; what takes back is one step for each thing that it takes back."""
+    """One activity of the runbook is one step; what takes back is one step for each thing that it takes back.
+
+    What only looks is done again when nobody knows how it ended.
+    """
     tried: Counter[tuple[str, str]] = Counter()
-    for body, step, rung in await database.read(
-        "SELECT plans.body, steps.step, steps.rung FROM steps JOIN plans ON plans.id = steps.plan"
+    for body, step, rung, outcome in await database.read(
+        "SELECT plans.body, steps.step, steps.rung, steps.outcome FROM steps JOIN plans ON plans.id = steps.plan"
     ):
         activity, undoes = json.loads(body).get("activity"), json.loads(step).get("undoes")
-        if activity:
+        looks_again = json.loads(step)["on_unknown"] == "retry" and json.loads(outcome or "{}").get("unknown")
+        if activity and not looks_again:
             tried[rung, undoes if rung in TAKING_BACK else activity] += 1
     return [f"{rung} was tried {times} times for one activity" for (rung, _), times in tried.items() if times > 1]
 

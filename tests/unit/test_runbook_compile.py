@@ -156,10 +156,22 @@ def test_a_ladder_asks_which_rung_comes_next_and_forgets_the_one_that_was_taken(
         "left": ["mild", "firm", "last"],
         "open": {"mild": False, "firm": True, "last": True},
     }
-    (firm,) = played.tell("done.act.l.next", {"rung": "firm", "because": "it is open"}).of(Started)
-    assert firm.content["expect"] == {"within": 0.0, "hold": 3.0}
-    (again,) = played.tell("failed.act.firm", {"outcome": "refuted"}).of(Started)
-    assert again.parameters["left"] == ["mild", "last"]
+    (last,) = played.tell("done.act.l.next", {"rung": "last", "because": "it is open"}).of(Started)
+    assert last.content["expect"] is None
+    assert Played(one(LADDER)).tell("done.act.l.next", {"rung": "mild", "because": ""}).of(Started)[0].content[
+        "expect"
+    ] == {"within": 0.0, "hold": 3.0}
+
+
+def test_a_safety_step_heals_nothing_leads_on_when_it_is_done_and_ends_the_ladder_when_it_is_not() -> None:
+    played = Played(one(LADDER))
+    (firm,) = played.tell("done.act.l.next", {"rung": "firm", "because": "its turn"}).of(Started)
+    assert firm.content["expect"] is None
+    (again,) = played.tell("done.act.firm", {"outcome": "done"}).of(Started)
+    assert (again.type, again.parameters["left"]) == ("choose", ["mild", "last"])
+
+    played = Played(one(LADDER)).tell("done.act.l.next", {"rung": "firm", "because": "its turn"})
+    assert played.tell("failed.act.firm", {"outcome": "failed"}).at == "told"
 
 
 def test_a_ladder_ends_where_its_rungs_or_itself_say() -> None:
@@ -168,7 +180,7 @@ def test_a_ladder_ends_where_its_rungs_or_itself_say() -> None:
     def at(rung: str) -> Played:
         return Played(book).tell("done.act.l.next", {"rung": rung, "because": ""})
 
-    assert at("firm").tell("done.act.firm", {"outcome": "verified"}).of(Ended)
+    assert at("mild").tell("done.act.mild", {"outcome": "verified"}).of(Ended)
     assert at("last").tell("done.act.last", {"outcome": "unverified"}).at == "told"
     assert Played(book).tell("failed.act.l.next", {"outcome": "failed"}).at == "told"
 

@@ -1,5 +1,6 @@
 """Runs the commands that the operator has written down, each with the few values that a rule may fill in."""
 
+import json
 import posixpath
 import re
 import shlex
@@ -189,6 +190,8 @@ class Command(PluginConfig):
     """Whether twice is the same as once; then it may be repeated after the daemon died in the middle of it."""
     undo: str = ""
     """The command, by its name here, that takes it back."""
+    result: Literal["text", "json"] = "text"
+    """``json``: what it prints is one JSON object, whose fields a runbook finds as ``result.FIELD``."""
     disruptive: bool = True
     """Whether it changes anything. ``false`` takes it out of budgets, backoff and allowlist: for mere looking."""
     blast: Literal["process", "service", "host", "cluster"] = "service"
@@ -318,7 +321,8 @@ class CommandExecutor:
         if result.code != 0:
             raise StepFailed(f"{shlex.join(argv)} {_ending(result.code, result.seconds)}{_said(result.output)}")
         cut = f"; its output was cut at {command.output_limit} bytes" if result.truncated else ""
-        return Effect(f"ran {shlex.join(argv)} in {result.seconds:.2f} s{cut}", output=result.output)
+        data = _object(argv, result.output) if command.result == "json" else {}
+        return Effect(f"ran {shlex.join(argv)} in {result.seconds:.2f} s{cut}", output=result.output, data=data)
 
     def _read(self, step: Step) -> tuple[Command, tuple[str, ...]]:
         action = action_of(step, self.actions)
@@ -339,6 +343,16 @@ class CommandExecutor:
         if ".." in _PARTS.split(argument) and ".." not in _PARTS.split(template):
             raise StepRefused(f"{step.action}: {template!r} would become {shown(argument)}, which leaves a folder")
         return argument
+
+
+def _object(argv: Sequence[str], output: str) -> dict[str, Any]:
+    try:
+        found = json.loads(output)
+    except (ValueError, RecursionError) as error:
+        raise StepFailed(f"{shlex.join(argv)} printed no JSON: {error}{_said(output)}") from error
+    if not isinstance(found, dict):
+        raise StepFailed(f"{shlex.join(argv)} printed JSON that is no object{_said(output)}")
+    return found
 
 
 def _ending(code: int | None, seconds: float) -> str:

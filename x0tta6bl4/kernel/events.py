@@ -38,6 +38,7 @@ class EventType(StrEnum):
     INCIDENT = "incident"
     DECISION = "decision"
     STEP = "step"
+    RUNBOOK = "runbook"
     FLAG_CHANGE = "flag_change"
     CONFIG_CHANGE = "config_change"
     CONDITION = "condition"

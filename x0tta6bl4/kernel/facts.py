@@ -129,6 +129,8 @@ class Incident:
     """When the present bout began: the same as ``opened_at`` unless it was opened again."""
     proved: bool = False
     """Its symptom is proved to be gone, and its runbook still tidies up: evidence alone does not close it."""
+    unsettled: bool = False
+    """Something that was done for it is still to be taken back: evidence alone does not close it."""
     place: Attributes = field(default_factory=lambda: NOTHING)
     """Where its runbook is: the planner's own record, in JSON's types. Nobody else reads or changes it."""
 

@@ -62,10 +62,10 @@ class Ledger:
                 for r in self._records
             )
 
-    def ended(self, step_id: str, result: Result, at: float) -> None:
+    def ended(self, step_id: str, result: Result, at: float, *, unknown: bool = False) -> None:
         for index in range(len(self._records) - 1, -1, -1):
             if self._records[index].step_id == step_id:
-                self._records[index] = replace(self._records[index], result=result, ended_at=at)
+                self._records[index] = replace(self._records[index], result=result, ended_at=at, unknown=unknown)
                 return
 
     def since(self, wall: float, matches: Callable[[ActionRecord], bool]) -> list[ActionRecord]:
@@ -225,8 +225,9 @@ def _may_have_been_done(guard: Guard, case: Case) -> str:
         return ""
     for record in reversed(guard.ledger.of_target(case.target.name)):
         if record.action == case.step.action and record.result is not None:
-            unknown = record.result == Result.UNVERIFIED and record.incident == case.incident.id
-            return f"{record.action} may have been done already, and nobody knows whether it was; " if unknown else ""
+            if not record.unknown or record.incident != case.incident.id:
+                return ""
+            return f"{record.action} may have been done already, and nobody knows whether it was; "
     return ""
 
 

@@ -158,7 +158,7 @@ class Incidents:
             if key in found or not view.in_scope(incident.subject):
                 continue
             self._findings.pop(key, None)
-            if incident.state is IncidentState.RESPONDING or incident.proved:
+            if incident.state is IncidentState.RESPONDING or incident.proved or incident.unsettled:
                 continue
             if not complete and not incident.healthy_when:
                 self._last_found[incident.id] = now
@@ -203,6 +203,7 @@ class Incidents:
             closed_at=None,
             ended="",
             proved=False,
+            unsettled=False,
             reopened=before.reopened + 1,
             onset_at=self._onset(finding, wall),
             severity=finding.severity,

@@ -672,7 +672,7 @@ class MAPEK:
                 log.info("runbook", extra={"incident": moved.id, "subject": moved.subject, **data})
             else:
                 log.info("runbook tells", extra={"event": name, "incident": moved.id, "subject": moved.subject})
-                self._tell("occurrence", moved.subject, {"incident": moved.id, "event": name, "data": dict(data)})
+                self._tell("runbook", moved.subject, {"incident": moved.id, "event": name, "data": dict(data)})
         if moved.state is IncidentState.CLOSED:
             self._closed(moved)
         return moved

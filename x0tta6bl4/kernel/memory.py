@@ -46,6 +46,8 @@ class ActionRecord:
     rung: str = ""
     group: str = ""
     disruptive: bool = True
+    unknown: bool = False
+    """It has an outcome, and that is that nobody knows whether it was done."""
 
 
 @dataclass(frozen=True, slots=True)

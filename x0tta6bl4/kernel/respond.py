@@ -183,8 +183,13 @@ class Responder:
             with suppress(StepRefused):  # one that no executor offers stops the plan when its turn comes
                 executor, action = self.catalogue.find(step.action)
                 back = step.undo or (f"{executor.name}.{action.undo}" if action.undo and not step.undoes else "")
-                # What changes nothing cannot be what helped.
-                step = replace(step, undo=back, expect=step.expect if action.disruptive else None)
+                # What changes nothing cannot be what helped, and may be done again when nobody knows whether it was.
+                expect = step.expect if action.disruptive else None
+                unsure = step.on_unknown if action.disruptive else "retry"
+                # What takes something back is told all that is known of it, and picks what it asks for.
+                asks = action.args.model_fields
+                args = {k: v for k, v in step.args.items() if k in asks} if step.undoes else step.args
+                step = replace(step, undo=back, expect=expect, on_unknown=unsure, args=args)
             steps.append(step)
         return replace(plan, steps=tuple(steps))
 
@@ -372,7 +377,7 @@ class Responder:
         self, step: Step, outcome: Outcome, incident: Incident | None = None, moves: Sequence[Move] = ()
     ) -> None:
         await self._knowledge.record_outcome(step.id, outcome, incident, moves)
-        self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at)
+        self._guard.ledger.ended(step.id, outcome.result, outcome.ended_at, unknown=outcome.unknown)
 
     def _announce(self, outcome: Outcome, incident: Incident, plan: Plan, step: Step) -> None:
         self._meter.count("x0tta6bl4_steps_total", action=step.action, result=outcome.result.value)

@@ -404,7 +404,8 @@ class SqliteKnowledge:
 
     async def actions_since(self, wall: float) -> list[ActionRecord]:
         rows = await self._database.read(
-            "SELECT id, subject, target, action, intent_at, ended_at, result, incident, rung, target_group, disruptive"
+            "SELECT id, subject, target, action, intent_at, ended_at, result, incident, rung, target_group, disruptive,"
+            " coalesce(json_extract(outcome, '$.unknown'), 0)"
             " FROM steps WHERE intent_at >= ? OR ended_at >= ? OR result IS NULL ORDER BY intent_at, rowid",
             (wall, wall),
         )
@@ -421,8 +422,9 @@ class SqliteKnowledge:
                 rung,
                 group,
                 bool(disruptive),
+                bool(unknown),
             )
-            for id, subject, target, action, at, ended_at, result, incident, rung, group, disruptive in rows
+            for id, subject, target, action, at, ended_at, result, incident, rung, group, disruptive, unknown in rows
         ]
 
     async def record_decision(self, plan: Plan, step: Step, verdict: Verdict, wall: float) -> bool:

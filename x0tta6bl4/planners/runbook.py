@@ -26,7 +26,7 @@ from x0tta6bl4.kernel.plugin import Advance, Blast, PluginConfig, Situation, pla
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.runbooks.catalogue import ROLES, Resolved, resolved
 from x0tta6bl4.runbooks.document import TELLS, Runbook, as_told, asked, expression, given, parse
-from x0tta6bl4.runbooks.life import MIGRATE, Life, begun_anew, plan_id
+from x0tta6bl4.runbooks.life import MIGRATE, Life, Read, begun_anew, plan_id
 from x0tta6bl4.runbooks.shipped import shipped
 from x0tta6bl4.runbooks.strategy import Rung, Strategy, Thompson, Written, with_kinds
 from x0tta6bl4.statechart.core.content import Runtime
@@ -44,6 +44,8 @@ BROKEN = "$broken"
 """The activity of a plan that tells a human of a runbook that cannot go on."""
 UNHEARD = 1.0
 """Seconds after which a human is told once more that a runbook is broken, if that was not even tried."""
+WARM = 256
+"""Incidents whose place is kept as it was left, so that the next event need not read it: those that move now."""
 UNDO = "$undo"
 """The activity of a plan that takes back what did not help."""
 
@@ -88,6 +90,8 @@ class Runbooks:
         self._restorers: dict[str, Restorer] = {}
         """One for each version: they look each configuration of the chart up only once."""
         self._expression = lru_cache(maxsize=256)(expression)
+        self._warm: dict[str, tuple[Attributes, Read]] = {}
+        """What moved latest, by incident, beside the very place that it is read from: nothing that is not there too."""
         self.strategy: Strategy = Thompson() if config.strategy == "learn" else Written()
 
     @property
@@ -124,11 +128,12 @@ class Runbooks:
     # -- the planner -------------------------------------------------------------------------------------------------
 
     def plan(self, incident: Incident, situation: Situation) -> Advance | None:
-        place = Kept.of(incident.place).read()
+        read = self._read(incident)
+        place = read.place
         rest = place.get("rest")
         if rest is not None and situation.now < rest:
             return self._resting(incident, situation, place)
-        life = self._life(incident, situation, place)
+        life = self._life(incident, situation, read)
         if life is None:
             return None
         if not life.is_begun:
@@ -185,6 +190,9 @@ class Runbooks:
             if outcome.result in (Result.FAILED, Result.REFUSED) or outcome.unknown:
                 self._deliver(life, current, act, outcome)
             return self._advance(life)
+        last = plan.steps[-1]
+        if act is not None and outcome.unknown and last.on_unknown == "retry" and not last.action.startswith(TELLS):
+            return self._advance(life)  # it may be done again, so it is: nobody need wonder whether it was
         helped = outcome.result is Result.VERIFIED or (telling and outcome.result is Result.UNVERIFIED)
         if not telling and not helped:
             life.failed += 1
@@ -243,9 +251,16 @@ class Runbooks:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _life(self, incident: Incident, situation: Situation, place: Attributes | None = None) -> Life | None:
-        if place is None:
-            place = Kept.of(incident.place).read()
+    def _read(self, incident: Incident) -> Read:
+        """For one life: a second one from the same place reads it anew."""
+        warm = self._warm.pop(incident.id, None)
+        if warm is not None and warm[0] is incident.place:
+            return warm[1]
+        return Read(Kept.of(incident.place).read())
+
+    def _life(self, incident: Incident, situation: Situation, read: Read | None = None) -> Life | None:
+        read = read or self._read(incident)
+        place = read.place
         if place.get("ended") is not None and not place.get("back"):
             place = begun_anew(place)  # an earlier bout's
         hash = place.get("book")
@@ -261,10 +276,10 @@ class Runbooks:
         restorer = self._restorers.get(book.hash)
         if restorer is None:
             restorer = self._restorers[book.hash] = Restorer(book.chart, Runtime())
-        life = Life(book, incident, situation, place, restorer)
+        life = Life(book, incident, situation, read if place is read.place else Read(place), restorer)
         if life.is_begun and not life.is_readable():
             # Better from the beginning, whose every step looks before it acts, than not at all.
-            life = Life(book, incident, situation, begun_anew(place), restorer)
+            life = Life(book, incident, situation, Read(begun_anew(place)), restorer)
             life.notes.append("its place could not be read by this version of the daemon; it begins anew")
         return life
 
@@ -367,6 +382,7 @@ class Runbooks:
                     updated_at=situation.now,
                     ended="healed",
                     proved=False,
+                    unsettled=False,
                     rung="",
                     tries=0,
                     passes=0,
@@ -413,15 +429,23 @@ class Runbooks:
         if ring is not None:
             look_again = ring if look_again is None else min(ring, look_again)
         first = next(iter(life.acts.values()), None)
+        states = life.states
+        place, read = life.put_back()
+        if isinstance(incident.place, Kept) and incident.place.text == place.text:
+            place = incident.place  # the very same: who asks each turn finds it warm
         incident = replace(
             incident,
-            rung=first["state"] if first is not None else ",".join(life.states),
+            rung=first["state"] if first is not None else ",".join(states),
             tries=first.get("tries", 0) if first is not None else 0,
             proved=life.is_proved,
-            place=life.place(),
+            unsettled=bool(life.back) or any(act["kind"] == "rollback" and life.undo for act in life.acts.values()),
+            place=place,
         )
+        while len(self._warm) >= WARM:
+            del self._warm[next(iter(self._warm))]
+        self._warm[incident.id] = place, read
         if not plans and not why:
-            why = f"its runbook {life.book.name} is at {', '.join(life.states)}"
+            why = f"its runbook {life.book.name} is at {', '.join(states)}"
         return Advance(
             incident,
             tuple(life.moves),
@@ -510,7 +534,7 @@ class Runbooks:
     def _plan(self, life: Life, id: str, act: Mapping[str, Any]) -> Plan:
         incident, situation, book = life.incident, life.situation, life.book
         asked = act.get("answers", id)
-        steps = _steps(act, incident, situation)
+        steps = _steps(act, incident, situation, book.severity)
         plan = plan_id(incident, asked, act.get("tries", 0), situation.done, steps)
         return Plan(
             id=plan,
@@ -601,7 +625,7 @@ def _here(actions: Sequence[str], incident: Incident, situation: Situation) -> l
     return found
 
 
-def _steps(act: Mapping[str, Any], incident: Incident, situation: Situation) -> list[Step]:
+def _steps(act: Mapping[str, Any], incident: Incident, situation: Situation, severity: str) -> list[Step]:
     """Empty when the subject has nothing that could do what the activity asks for."""
     steps: list[Step] = []
     subject = situation.subject
@@ -623,7 +647,7 @@ def _steps(act: Mapping[str, Any], incident: Incident, situation: Situation) -> 
                     target=one.target,
                     timeout=do["timeout"],
                     on_unknown=do["on_unknown"],
-                    args={**_told(family, incident), **values[number]},
+                    args={**_told(family, incident, severity), **values[number]},
                     undo=_taking_back(undo.get("action", ""), one.target, situation),
                     expect=Expect(expect["within"] or subject.start_timeout, expect["hold"])
                     if expect is not None and last and one is here[-1]
@@ -703,7 +727,7 @@ def _with_try(because: Sequence[str], plan: Plan, outcome: Outcome) -> tuple[str
     return (*others, *[t for t in tries if t != tried][1 - TRIES_TOLD :], tried)
 
 
-def _told(family: str, incident: Incident) -> dict[str, Any]:
+def _told(family: str, incident: Incident, severity: str = "") -> dict[str, Any]:
     """What a message to a human has to say."""
     if family != TELLS:
         return {}
@@ -711,7 +735,7 @@ def _told(family: str, incident: Incident) -> dict[str, Any]:
         "title": f"{incident.subject}: {incident.fault}",
         "text": incident.summary,
         "incident": incident.id,
-        "severity": incident.severity.value,
+        "severity": severity or incident.severity.value,
         "reasons": list(incident.because),
     }
 

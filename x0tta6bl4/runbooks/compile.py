@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from x0tta6bl4.kernel.units import show_seconds
-from x0tta6bl4.runbooks.document import GIVEN, LENIENT, Act, Branch, Do, Move, Node, Runbook, computed
+from x0tta6bl4.runbooks.document import GIVEN, LENIENT, SEEN, Act, Branch, Do, Move, Node, Runbook, computed
 from x0tta6bl4.statechart.core.event import catches, descriptors
 from x0tta6bl4.statechart.core.state import Definition, Kind, State, Variable
 from x0tta6bl4.statechart.core.transition import Activity, Assign, Block, Content, Log, Raise, Result, Send, Transition
@@ -33,7 +33,7 @@ def authored(compiled: Definition) -> Definition:
 class _Compiler:
     def __init__(self, book: Runbook) -> None:
         self.book = book
-        self.names = {*GIVEN, *book.data}
+        self.names = {*GIVEN, *book.data} - {SEEN}
 
     def definition(self) -> Definition:
         book = self.book
@@ -164,8 +164,9 @@ class _Compiler:
 
     def rung(self, node: Node, ladder: Node) -> State:
         onward = (Branch(f"{ladder.name}.next"),)
-        done = node.done or ladder.done
-        failed = node.failed or onward
+        done = node.done or (onward if node.safety else ladder.done)
+        # What comes behind a safety step is safe only when that was done.
+        failed = node.failed or (ladder.failed if node.safety else onward)
         return State(
             id=node.name,
             transitions=(

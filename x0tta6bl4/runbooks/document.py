@@ -36,10 +36,11 @@ MOST_TRIES = 3
 MOST_STATES = 500
 """States of one runbook: whatever is beyond it was made by a program, and takes minutes to be walked through."""
 
-GIVEN = ("incident", "subject", "last", "seen")
-"""Variables that every runbook has: what is wrong, what it is wrong with, how the latest action ended, and, for
-``when``, the latest value of each of the subject's metrics."""
-LENIENT = ("incident", "subject", "seen")
+SEEN = "seen"
+"""The latest value of each of the subject's metrics. Fresh where a condition is waited for, and only there."""
+GIVEN = ("incident", "subject", "last", SEEN)
+"""Variables that every runbook has: what is wrong, what it is wrong with, how the latest action ended, what is seen."""
+LENIENT = ("incident", "subject", SEEN)
 """What is not known of these is null: an operator asks for ``subject.cleanup`` where there may be none."""
 TELLS = "notify"
 """The family of actions that tell a human, and so prove nothing."""
@@ -523,7 +524,7 @@ class _Parser:
         self.states: dict[str, Path] = {}
         self.finals: set[str] = set()
         self.tops: set[str] = set()
-        self.names: set[str] = {*GIVEN}
+        self.names: set[str] = {*GIVEN} - {SEEN}
 
     def bad(self, path: Path, message: str, hint: str = "") -> None:
         if len(self.problems) < MOST_PROBLEMS:
@@ -604,6 +605,9 @@ class _Parser:
                 path, f"{text!r}: there is no result here; it is what an action answered, in done, failed, unknown"
             )
             return "True"
+        if SEEN in used - known:
+            self.bad(path, f"{text!r}: {SEEN} is kept for `when`", "wait for the condition with a `when` instead")
+            used.discard(SEEN)
         unknown = sorted(used - known)
         for name in unknown:
             self.bad(path, f"{text!r}: unknown name {name!r}", near(name, known))
@@ -845,7 +849,10 @@ class _Parser:
             ends = self._ends(node.done)
             rungs = tuple(
                 rung
-                if "expect" in (raw["ladder"].get(rung.name) or {}) or rung.done or not _provable(rung.do)
+                if "expect" in (raw["ladder"].get(rung.name) or {})
+                or rung.done
+                or rung.safety  # it makes the next one safe; it heals nothing
+                or not _provable(rung.do)
                 else replace(rung, expect=Expected() if ends else None)
                 for rung in node.nodes
             )
@@ -979,7 +986,7 @@ class _Parser:
                     found += [Move("on", event, branch) for branch in self.branches(inner, (*here, event))]
             elif key == "when":
                 for condition, inner in self.mapping(value, here, None, "a mapping of conditions").items():
-                    self.expression(condition, (*here, condition))
+                    self.expression(condition, (*here, condition), names={*self.names, SEEN})
                     found += [Move("when", condition, branch) for branch in self.branches(inner, (*here, condition))]
         return tuple(found)
 

@@ -33,6 +33,15 @@ MOST_AT_ONCE, PACE, GRACE = 200.0, 1.0, 20.0
 told that it goes round in circles, for telling a human."""
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A place as a life takes it up, and leaves it."""
+
+    place: Attributes
+    instance: Instance | None = None
+    """The chart's, where it is still there from the life before."""
+
+
 @dataclass(frozen=True)
 class Ending:
     """The runbook came to its end in this state; None: it was cancelled."""
@@ -48,9 +57,10 @@ class Life:
     """
 
     def __init__(
-        self, book: Runbook, incident: Incident, situation: Situation, place: Attributes, restorer: Restorer
+        self, book: Runbook, incident: Incident, situation: Situation, read: "Read", restorer: Restorer
     ) -> None:
-        """``place``: the incident's own, read for this life, which may change what is in it."""
+        """``read``: the incident's own place, for this life alone, which changes what is in it."""
+        place = read.place
         self.book = book
         self._restorer = restorer
         self.incident = incident
@@ -85,7 +95,7 @@ class Life:
         self.notes: list[str] = place.get("notes", [])
         """Why what comes next comes next, in sentences."""
         self._chart: Mapping[str, Any] | None = place.get("chart")
-        self._thawed: Instance | None = None
+        self._thawed: Instance | None = read.instance
         self._queue: list[Event] = []
         self._is_draining = False
 
@@ -94,6 +104,14 @@ class Life:
         return self._chart is not None or self._thawed is not None
 
     def place(self) -> Kept:
+        return Kept.of(self._told())
+
+    def put_back(self) -> tuple[Kept, "Read"]:
+        """The place, and the same as it is here, for a next life that comes soon. This one must not go on."""
+        told = self._told()
+        return Kept.of(told), Read(told, self._thawed)
+
+    def _told(self) -> dict[str, Any]:
         """What is empty is left out."""
         told: dict[str, Any] = {
             "book": self.book.hash,
@@ -117,7 +135,7 @@ class Life:
         for key, value in kept.items():
             if value:
                 told[key] = value
-        return Kept.of(told)
+        return told
 
     def is_readable(self) -> bool:
         """Whether this version of the daemon can go on from the place."""
