@@ -138,7 +138,7 @@ async def filled(knowledge: SqliteKnowledge, planner: Runbooks, count: int) -> l
     return [advance.incident for advance in opened]
 
 
-# -- macrosteps on disk --------------------------------------------------------------------------------------------------
+# -- macrosteps on disk ------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -221,7 +221,7 @@ def durable(rounds: int, folder: Path) -> Found:
     return asyncio.run(measured())
 
 
-# -- resuming, memory ----------------------------------------------------------------------------------------------------
+# -- resuming, memory --------------------------------------------------------------------------------------------------
 
 
 def resume(rounds: int, folder: Path) -> Found:
@@ -315,7 +315,7 @@ def _traced() -> float:
     return tracemalloc.get_traced_memory()[0]
 
 
-# -- checking ------------------------------------------------------------------------------------------------------------
+# -- checking ----------------------------------------------------------------------------------------------------------
 
 
 def thirty_states() -> str:
@@ -374,7 +374,7 @@ def check(rounds: int) -> Found:
     return {"load and check of 30 states, ms": found["30 states"]}
 
 
-# -- waiting -------------------------------------------------------------------------------------------------------------
+# -- waiting -----------------------------------------------------------------------------------------------------------
 
 
 class Standing:
@@ -423,7 +423,7 @@ def waiting(seconds: float, folder: Path) -> Found:
         await loop.first_turn.wait()
         await asyncio.sleep(1.0)
         turns, began, used = loop.cycle_count, time.monotonic(), time.process_time()
-        assert loop.incidents.open.__len__() == count
+        assert len(loop.incidents.open) == count
         await asyncio.sleep(seconds)
         share = (time.process_time() - used) / (time.monotonic() - began) * 100
         turns = loop.cycle_count - turns
@@ -444,7 +444,7 @@ def waiting(seconds: float, folder: Path) -> Found:
     return {"CPU while 10,000 timers wait, % of a core more": max(0.0, share - empty)}
 
 
-# -- all of it -----------------------------------------------------------------------------------------------------------
+# -- all of it ---------------------------------------------------------------------------------------------------------
 
 PARTS = ("durable", "resume", "memory", "check", "waiting")
 

@@ -37,6 +37,7 @@ from x0tta6bl4.kernel.facts import (
     Verdict,
 )
 from x0tta6bl4.kernel.memory import (
+    Kept,
     SubjectState,
     finding_from,
     incident_from,
@@ -183,6 +184,16 @@ def test_what_json_has_no_form_for_becomes_text() -> None:
     odd = {"set": {2, 1}, 3: Path("/x"), "bytes": (b"a",), "inf": math.inf}
 
     assert there_and_back(odd) == {"set": [1, 2], "3": "/x", "bytes": ["b'a'"], "inf": "inf"}
+
+
+def test_what_is_kept_as_text_is_a_mapping_that_nobody_can_change() -> None:
+    kept = Kept.of({"a": [1], "b": {"c": None}})
+    kept["b"]["c"] = kept.read()["a"][0] = 2
+
+    assert kept == {"a": [1], "b": {"c": None}} and kept == Kept('{"b": {"c": null}, "a": [1]}')
+    assert kept != {"a": [1]} and kept and not Kept.of({})
+    assert dict(kept) == {"a": [1], "b": {"c": None}} and plain(kept) == dict(kept)
+    assert Kept.of(kept) is kept
 
 
 # Incidents

@@ -330,6 +330,28 @@ def test_whatever_becomes_of_the_steps_there_is_always_a_next_one_and_the_journa
     assert [m.number for m in moves] == list(range(1, len(moves) + 1))
 
 
+@given(st.lists(st.sampled_from(["operator.hold", "operator.resume", "nothing", "tick"]), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_what_moved_a_moment_ago_goes_on_as_what_is_read_anew_and_what_is_thrown_away_leaves_no_trace(
+    events: list[str],
+) -> None:
+    the, where = planner(waiting()), situation(monotonic=100.0)
+    first = the.plan(incident(), where)
+    assert first is not None
+    at = first.incident
+    for number, event in enumerate(events):
+        where = replace(where, monotonic=where.monotonic + 3.0, now=where.now + 3.0)
+        message = Message(f"m{number}", at.id, event, {}, "oncall", where.now)
+        thrown_away = the.tell(at, Message("other", at.id, "operator.hold", {}, "oncall", where.now), where)
+        assert thrown_away.incident.place != {}
+        fresh = planner(waiting())
+        moved = [p.plan(at, where) if event == "tick" else p.tell(at, message, where) for p in (the, fresh)]
+        again = the.plan(at, where) if event == "tick" else the.tell(at, message, where)
+
+        assert moved[0] == moved[1] == again
+        at = moved[0].incident if moved[0] is not None else at
+
+
 # -- what waits ------------------------------------------------------------------------------------------------------
 
 

@@ -243,3 +243,17 @@ def test_a_configuration_with_mistakes_does_not_hide_the_shipped_ones(tmp_path: 
     assert main(["--config", "x.yaml", "runbook", "list"]) == 0
     captured = capsys.readouterr()
     assert "service-down" in captured.out and "has mistakes" in captured.err
+
+
+def test_the_actions_that_a_runbook_may_ask_for_are_told(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "x.yaml").write_text("subjects: {}\n")
+    out = told(capsys, "--config", "x.yaml", "runbook", "actions")
+    assert "process.restart" in out and "dependency.VERB" in out
+
+    (restart,) = [
+        action
+        for action in json.loads(told(capsys, "--config", "x.yaml", "--output", "json", "runbook", "actions"))["actions"]
+        if action["action"] == "process.restart"
+    ]
+    assert (restart["blast"], restart["read_only"], restart["on_unknown"]) == ("process", False, "probe")
+    assert set(restart["args"]["properties"]) == {"grace", "signal"}

@@ -170,6 +170,7 @@ def build() -> Parser:
     migrate.add_argument("migration", metavar="FILE", help="says between which versions, and which state becomes which")
     migrate.add_argument("--apply", action="store_true", help="does it; without this, only says what would be done")
     _command(runbook, "list", "runbook", "every runbook, in the order in which they are asked", "list_")
+    _command(runbook, "actions", "runbook", "every action that a runbook may ask for here", "actions")
 
     audit = _group(commands, "audit", "the tamper-evident record of what people changed", required=False)
     _command(audit, "show", "audit", "the latest entries", "show").add_argument(

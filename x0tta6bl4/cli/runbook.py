@@ -105,6 +105,44 @@ def test(args: Namespace) -> int:
     return BAD if failed else OK
 
 
+def actions(args: Namespace) -> int:
+    display = Display(args)
+    catalogue = _catalogue(_blueprint(args))
+    if display.as_json:
+        told = [
+            {
+                "action": spec.name,
+                "summary": spec.summary,
+                "args": spec.args.model_json_schema() if spec.args is not None else None,
+                "read_only": spec.is_read_only,
+                "idempotent": spec.idempotent,
+                "blast": spec.blast,
+                "undo": spec.undo,
+                "on_unknown": spec.on_unknown,
+            }
+            for _, spec in sorted(catalogue.items())
+        ]
+        display.json({"actions": told})
+        return OK
+    display.table(
+        ("ACTION", "REACHES", "ON UNKNOWN", "UNDO", "ARGUMENTS", "WHAT"),
+        [
+            (
+                spec.name,
+                spec.blast,
+                spec.on_unknown,
+                spec.undo.rpartition(".")[2] or "-",
+                ", ".join(spec.args.model_fields) if spec.args is not None and spec.args.model_fields else "-",
+                spec.summary,
+            )
+            for _, spec in sorted(catalogue.items())
+        ],
+    )
+    display.line()
+    display.line("service.VERB is whatever controls the subject, dependency.VERB the same for each one it depends on.")
+    return OK
+
+
 def replay(args: Namespace) -> int:
     return asyncio.run(_replay(args, Display(args)))
 
@@ -322,7 +360,7 @@ def list_(args: Namespace) -> int:
                 str(book.version),
                 "shipped" if _is_shipped(book) else "own",
                 ", ".join(book.trigger.anomalies) + (f" if {book.trigger.guard}" if book.trigger.guard else ""),
-                book.summary,
+                book.summary.partition(". ")[0].rstrip("."),
             )
             for book in books
         ],

@@ -185,7 +185,8 @@ class Responder:
                 back = step.undo or (f"{executor.name}.{action.undo}" if action.undo and not step.undoes else "")
                 # What changes nothing cannot be what helped, and may be done again when nobody knows whether it was.
                 expect = step.expect if action.disruptive else None
-                unsure = step.on_unknown if action.disruptive else "retry"
+                said = {step.on_unknown, action.on_unknown if action.disruptive else "retry"}
+                unsure = "ask" if "ask" in said else "retry" if "retry" in said else "probe"
                 # What takes something back is told all that is known of it, and picks what it asks for.
                 asks = action.args.model_fields
                 args = {k: v for k, v in step.args.items() if k in asks} if step.undoes else step.args

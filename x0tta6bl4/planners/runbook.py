@@ -430,20 +430,20 @@ class Runbooks:
             look_again = ring if look_again is None else min(ring, look_again)
         first = next(iter(life.acts.values()), None)
         states = life.states
-        place, read = life.put_back()
-        if isinstance(incident.place, Kept) and incident.place.text == place.text:
-            place = incident.place  # the very same: who asks each turn finds it warm
+        kept, read = life.put_back()
+        if isinstance(incident.place, Kept) and incident.place.text == kept.text:
+            kept = incident.place  # the very same: who asks each turn finds it warm
         incident = replace(
             incident,
             rung=first["state"] if first is not None else ",".join(states),
             tries=first.get("tries", 0) if first is not None else 0,
             proved=life.is_proved,
             unsettled=bool(life.back) or any(act["kind"] == "rollback" and life.undo for act in life.acts.values()),
-            place=place,
+            place=kept,
         )
         while len(self._warm) >= WARM:
             del self._warm[next(iter(self._warm))]
-        self._warm[incident.id] = place, read
+        self._warm[incident.id] = kept, read
         if not plans and not why:
             why = f"its runbook {life.book.name} is at {', '.join(states)}"
         return Advance(
