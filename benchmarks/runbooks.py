@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import gc
 import json
+import logging
 import statistics
 import subprocess
 import sys
@@ -470,6 +471,7 @@ def main(words: Sequence[str]) -> int:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
     if not is_on_disk(Path(given.folder)):
         parser.error(f"{given.folder} is in memory: name a --folder on a disk")
+    logging.disable(logging.CRITICAL)  # the loop would tell of each of its incidents
     measures: Mapping[str, Callable[[Path], Found]] = {
         "durable": lambda folder: durable(given.rounds, folder),
         "resume": lambda folder: resume(given.rounds, folder),

@@ -1,14 +1,18 @@
 """Lets simulated incidents be healed in written order, by what worked best so far, and by Thompson sampling.
 
-    python -m benchmarks.strategy [--seeds 12] [--incidents 400]
+    python -m benchmarks.strategy [--seeds 24] [--incidents 400] [--first 1000]
 
 What is simulated is the world: causes, and how likely, how fast and how harmfully each rung cures them. What chooses is
 the daemon's own code, fed with what the daemon would have seen. The same incident has the same luck under every
 strategy, so that what differs is the choice. When every rung has failed a person heals it, after ten minutes.
 
-Exits with 1 when the claim does not hold: over all worlds together, Thompson sampling loses less time than the written
-order and than greed, the time included that its own harmful actions cost elsewhere, and acts harmfully no more often.
-Whether it also recovers sooner in the treated incidents alone, where greed may win by doing harm, is told beside it.
+A harmful action causes a further incident on another subject, drawn from the same world and healed by the same
+strategy, which may do harm again. The time to recovery of an incident is its own and that of all it led to.
+
+Nothing was tuned on the seeds that are reported: those below ``TUNED`` were for that, and are refused unless asked for.
+
+Exits with 1 when the claim does not hold: Thompson sampling recovers sooner than the written order and than greed, in
+the geometric mean over all worlds, and acts harmfully no more often than either.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from x0tta6bl4.kernel.memory import Feedback
 from x0tta6bl4.runbooks.strategy import (
@@ -37,8 +42,8 @@ from x0tta6bl4.runbooks.strategy import (
 )
 
 HUMAN = 600.0
-CAUSED = 60.0
-"""Seconds that an incident lasts which a harmful action causes on another subject."""
+TUNED = 1000
+"""The first seed that no constant of any strategy was ever chosen by."""
 KEPT = 500
 """Tries that the knowledge store hands out at most."""
 DAY = 86400.0
@@ -72,14 +77,25 @@ class World:
 
 @dataclass(frozen=True)
 class Run:
-    seconds: tuple[float, ...]
-    """Onset to recovery of each incident."""
+    """Sums over all incidents of one life."""
+
+    incidents: int
+    """Those that nobody caused."""
+    seconds: float
+    """Onset to recovery, the incidents that harmful actions caused included."""
+    own: float
+    """The same without them."""
     harms: int
+    caused: int
+    """Harmful actions in incidents that nobody caused."""
 
     @property
-    def lost(self) -> float:
-        """Seconds of trouble an incident, those included that a harmful action caused elsewhere."""
-        return (sum(self.seconds) + CAUSED * self.harms) / len(self.seconds)
+    def mean(self) -> float:
+        return self.seconds / self.incidents
+
+    def mean_if(self, lasts: float) -> float:
+        """Mean time to recovery if what a harmful action leads to lasted that long all told."""
+        return (self.own + lasts * self.caused) / self.incidents
 
 
 class Greedy:
@@ -129,7 +145,9 @@ class Informed:
         return Choice(best.name, "best so far")
 
 
-def worlds() -> list[World]:
+def worlds(seed: int) -> list[World]:
+    """The same for all seeds, but for those drawn by lot."""
+
     def always(cures: Mapping[str, Cure]) -> Callable[[float, str], Mapping[str, Cure]]:
         return lambda progress, cause: cures
 
@@ -145,18 +163,25 @@ def worlds() -> list[World]:
     early = {"restart": Cure(0.9, 4), "clean": Cure(0.3, 10), "redeploy": Cure(0.5, 40, 60)}
     late = {"restart": Cure(0.1, 4), "clean": Cure(0.9, 10), "redeploy": Cure(0.5, 40, 60)}
     slow = {"restart": Cure(0.95, 45, 60), "clean": Cure(0.3, 12, 25), "reload": Cure(0.9, 3, 15)}
+    sure = {"restart": Cure(1.0, 45), "clean": Cure(0.3, 12, 25), "reload": Cure(0.9, 3, 15)}
+    only = {"restart": Cure(1.0, 45), "clean": Cure(0.3, 12, 25), "reload": Cure(0.2, 30, 60)}
+    unlucky = {"restart": Cure(0.7, 4), "redeploy": Cure(0.97, 20, 40)}
     mended = {"restart": Cure(0.9, 30, 40), "clean": Cure(0.9, 5)}
     unmended = {"restart": Cure(0.9, 30, 40), "clean": Cure(0.1, 5)}
     by_cause = {
         "crash": {"restart": Cure(0.95, 3), "clean": Cure(0.95, 9), "redeploy": Cure(0.95, 30)},
         "full disk": {"restart": Cure(0.02, 3), "clean": Cure(0.95, 9), "redeploy": Cure(0.1, 30, 45)},
     }
+    lot, moved = by_lot(random.Random(f"lot/{seed}")), by_lot(random.Random(f"moved/{seed}"))
     return [
         World("the written order is right", three, always(right)),
         World("the last rung is best", three, always(last)),
         World("one rung is harmful", ("restart", "flush", "redeploy"), always(harmful)),
         World("the truth changes", three, lambda progress, cause: early if progress < 0.5 else late),
         World("the first heals, slowly", ("restart", "clean", "reload"), always(slow)),
+        World("the first always heals, slowly", ("restart", "clean", "reload"), always(sure)),
+        World("so it does, and is the best", ("restart", "clean", "reload"), always(only)),
+        World("the best may fail at first", ("restart", "redeploy"), always(unlucky)),
         World("a later rung is mended", three[:2], lambda progress, cause: unmended if progress < 0.5 else mended),
         World(
             "one subject is unlike the rest",
@@ -168,81 +193,100 @@ def worlds() -> list[World]:
         World("rare faults, order right", three, always(right), faults=40, every=DAY / 2),
         World("nearly equal", three, always(equal)),
         World("hidden causes", three, lambda progress, cause: by_cause[cause], causes={"crash": 0.4, "full disk": 0.6}),
+        World("drawn by lot", tuple(lot), always(lot)),
+        World("drawn by lot, twice", tuple(lot), lambda progress, cause: lot if progress < 0.5 else moved),
     ]
 
 
-def run(world: World, strategy: Strategy, seed: int, incidents: int) -> Run:
-    chance = random.Random(f"{world.name}/{seed}")
-    trials: dict[str, list[Feedback]] = {}
-    seconds: list[float] = []
-    harms = 0
-    for number in range(incidents):
-        at = number * world.every
-        fault = f"fault-{chance.randrange(world.faults)}"
-        subject = f"service-{chance.randrange(world.subjects)}"
-        cause = chance.choices(list(world.causes), list(world.causes.values()))[0]
-        if world.unlike and subject == "service-0":
-            cause = world.unlike
-        # Drawn for all rungs beforehand: the luck belongs to the incident, whatever is chosen.
-        luck = {name: (chance.random(), chance.gauss(0, 0.3), chance.random()) for name in world.rungs}
-        cures = world.truth(number / incidents, cause)
-        left, elapsed = list(world.rungs), 0.0
-        known = trials.setdefault(fault, [])
-        while left:
-            choice = strategy.choose(
-                (fault, "process", subject),
-                [Rung(name, (name,)) for name in left],
-                known,
-                f"{seed}/{number}/{len(left)}",
-                after=len(world.rungs) - len(left),
-                now=at,
-            )
-            cure = cures[choice.rung]
-            heals, pace, harm = luck[choice.rung]
-            is_healed, is_harmful = heals < cure.heals, harm < cure.harms
-            spent = (cure.seconds if is_healed else cure.wasted) * math.exp(pace)
-            elapsed += spent
-            harms += is_harmful
-            known.append(
-                Feedback(
-                    (fault, "process", subject),
-                    (choice.rung,),
-                    elapsed if is_healed else None,
-                    is_healed,
-                    is_harmful,
-                    "outcome",
-                    at + elapsed,
-                    spent=spent,
-                    after=len(world.rungs) - len(left),
-                )
-            )
-            del known[:-KEPT]
-            if is_healed:
-                break
-            left.remove(choice.rung)
-        else:
-            elapsed += HUMAN
-        seconds.append(elapsed)
-    return Run(tuple(seconds), harms)
+def by_lot(chance: random.Random) -> Mapping[str, Cure]:
+    """Four rungs as may be; one in five does harm. Their author knew their worth roughly, and nothing of the harm."""
+    cures = []
+    for _ in range(4):
+        seconds = math.exp(chance.uniform(math.log(2), math.log(60)))
+        heals, wasted = chance.betavariate(1.2, 0.8), max(15.0, 1.5 * seconds)
+        harms = chance.uniform(0.05, 0.5) if chance.random() < 0.2 else 0.0
+        worth = heals / (heals * seconds + (1 - heals) * wasted) * math.exp(chance.gauss(0, 1))
+        cures.append((worth, Cure(heals, seconds, wasted, harms)))
+    cures.sort(key=lambda pair: pair[0], reverse=True)
+    return {f"rung-{number}": cure for number, (_, cure) in enumerate(cures)}
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One world under one strategy, over all seeds."""
+class Incident:
+    fault: str
+    subject: str
+    cause: str
+    luck: Mapping[str, tuple[float, float, float]]
+    """Drawn for all rungs beforehand: it belongs to the incident, whatever is chosen."""
 
-    means: tuple[float, ...]
-    """Mean time to recovery, one a seed."""
-    medians: tuple[float, ...]
-    losts: tuple[float, ...]
-    harms: int
 
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.means)
+def incident(world: World, seed: int, name: str, elsewhere: str = "") -> Incident:
+    """``elsewhere``: the subject that it does not befall."""
+    chance = random.Random(f"{world.name}/{seed}/{name}")
+    subjects = [s for s in (f"service-{number}" for number in range(world.subjects)) if s != elsewhere]
+    fault, subject = f"fault-{chance.randrange(world.faults)}", chance.choice(subjects)
+    cause = chance.choices(list(world.causes), list(world.causes.values()))[0]
+    if world.unlike and subject == "service-0":
+        cause = world.unlike
+    return Incident(
+        fault, subject, cause, {rung: (chance.random(), chance.gauss(0, 0.3), chance.random()) for rung in world.rungs}
+    )
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.medians)
+
+def run(world: World, strategy: Strategy, seed: int, incidents: int) -> Run:
+    trials: dict[str, list[Feedback]] = {}
+    seconds = own = 0.0
+    harms = caused = 0
+    for number in range(incidents):
+        cures_of, began = partial(world.truth, number / incidents), number * world.every
+        waiting = [(str(number), incident(world, seed, str(number)), began)]
+        while waiting:
+            name, now, at = waiting.pop(0)
+            cures = cures_of(now.cause)
+            left, elapsed = list(world.rungs), 0.0
+            known = trials.setdefault(now.fault, [])
+            while left:
+                after = len(world.rungs) - len(left)
+                choice = strategy.choose(
+                    (now.fault, "process", now.subject),
+                    [Rung(rung, (rung,)) for rung in left],
+                    known,
+                    f"{seed}/{name}/{len(left)}",
+                    after=after,
+                    now=at,
+                )
+                cure = cures[choice.rung]
+                heals, pace, harm = now.luck[choice.rung]
+                is_healed, is_harmful = heals < cure.heals, harm < cure.harms
+                spent = (cure.seconds if is_healed else cure.wasted) * math.exp(pace)
+                elapsed += spent
+                known.append(
+                    Feedback(
+                        (now.fault, "process", now.subject),
+                        (choice.rung,),
+                        elapsed if is_healed else None,
+                        is_healed,
+                        is_harmful,
+                        "outcome",
+                        at + elapsed,
+                        spent=spent,
+                        after=after,
+                    )
+                )
+                del known[:-KEPT]
+                if is_harmful:
+                    harms += 1
+                    caused += at == began
+                    further = f"{name}.{choice.rung}"
+                    waiting.append((further, incident(world, seed, further, now.subject), at + elapsed))
+                if is_healed:
+                    break
+                left.remove(choice.rung)
+            else:
+                elapsed += HUMAN
+            seconds += elapsed
+            own += elapsed * (at == began)
+    return Run(incidents, seconds, own, harms, caused)
 
 
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
@@ -251,78 +295,32 @@ STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
     "informed": Informed,
     "thompson": Thompson,
 }
-
-
 CLAIMED = ("written", "greedy")
 """What it is claimed to beat. Against informed greed it is shown what trying things out costs and brings by itself."""
 
-
-def compare(world: World, seeds: int, incidents: int) -> dict[str, Compared]:
-    found = {}
-    for name, strategy in STRATEGIES.items():
-        runs = [run(world, strategy(), seed, incidents) for seed in range(seeds)]
-        found[name] = Compared(
-            tuple(statistics.fmean(r.seconds) for r in runs),
-            tuple(statistics.median(r.seconds) for r in runs),
-            tuple(r.lost for r in runs),
-            sum(r.harms for r in runs),
-        )
-    return found
+Runs = Mapping[str, Sequence[Run]]
+"""By strategy, one run a seed."""
 
 
-def ratio(found: Mapping[str, Compared], other: str) -> float:
+def compare(seeds: Sequence[int], incidents: int) -> dict[str, Runs]:
+    """By the world's name."""
+    found: dict[str, dict[str, list[Run]]] = {}
+    for seed in seeds:
+        for world in worlds(seed):
+            for name, strategy in STRATEGIES.items():
+                runs = found.setdefault(world.name, {}).setdefault(name, [])
+                runs.append(run(world, strategy(), seed, incidents))
+    return {name: by_strategy for name, by_strategy in found.items()}
+
+
+def mean(runs: Sequence[Run]) -> float:
+    return statistics.fmean(r.mean for r in runs)
+
+
+def ratio(found: Runs, other: str) -> float:
     """Thompson's mean time to recovery over the other's, paired by seed."""
-    return _paired(found["thompson"].means, found[other].means)
+    return statistics.geometric_mean(a.mean / b.mean for a, b in zip(found["thompson"], found[other], strict=True))
 
 
-def lost_ratio(found: Mapping[str, Compared], other: str) -> float:
-    """The same of all trouble, with what harmful actions caused elsewhere."""
-    return _paired(found["thompson"].losts, found[other].losts)
-
-
-def _said(ratios: Sequence[float]) -> str:
-    mean = statistics.geometric_mean(ratios)
-    return f"{'yes' if mean < 1 else 'NO'}: x {mean:.3f} ({max(ratios):.2f})"
-
-
-def _paired(mine: Sequence[float], others: Sequence[float]) -> float:
-    return math.exp(statistics.fmean(math.log(a / b) for a, b in zip(mine, others, strict=True)))
-
-
-def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.strategy", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--incidents", type=int, default=400)
-    args = parser.parse_args(words)
-    print(f"{args.seeds} seeds of {args.incidents} incidents in each world; seconds to recovery, mean (median)")
-    print(f"{'':31}{''.join(f'{name:>15}' for name in STRATEGIES)}   /written /greedy  harm")
-    all_found = []
-    for world in worlds():
-        found = compare(world, args.seeds, args.incidents)
-        all_found.append(found)
-        cells = "".join(f"{f'{c.mean:.1f} ({c.median:.1f})':>15}" for c in found.values())
-        harms = "/".join(str(c.harms) for c in found.values())
-        print(
-            f"{world.name:31}{cells}{ratio(found, 'written'):>11.2f}{ratio(found, 'greedy'):>8.2f}  {harms}", flush=True
-        )
-    holds = True
-    for other in STRATEGIES:
-        if other == "thompson":
-            continue
-        times, losts = [ratio(f, other) for f in all_found], [lost_ratio(f, other) for f in all_found]
-        mine, theirs = (sum(f[name].harms for f in all_found) for name in ("thompson", other))
-        is_so = statistics.geometric_mean(losts) < 1 and mine <= theirs
-        holds = holds and (is_so or other not in CLAIMED)
-        print(
-            f"against {other}, geometric mean over all worlds (worst):\n"
-            f"  recovers sooner            {_said(times)}\n"
-            f"  loses less time all told   {_said(losts)}, {CAUSED:g} s for each incident that harmful actions caused\n"
-            f"  harms no more often        {'yes' if mine <= theirs else 'NO'}: {mine} to {theirs} harmful actions\n"
-            f"  the claim                  "
-            + (("holds" if is_so else "DOES NOT HOLD") if other in CLAIMED else "none is made")
-        )
-    return 0 if holds else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def overall(found: Mapping[str, Runs], other: str) -> float:
+    return statistics.geometric_mean(ratio(runs, other) for runs in found.values())

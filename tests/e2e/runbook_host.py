@@ -428,6 +428,7 @@ def empties_the_inbox_apart() -> None:
         _replace(SqliteKnowledge, name, apart)
 
     then_dropped("save_incident", lambda incident, moves=(): moves)
+    then_dropped("save_incidents", lambda changed: [move for _, moves in changed for move in moves])
     then_dropped("record_intent", lambda *values, moves=(), **more: moves)
     then_dropped("record_outcome", lambda step, outcome, incident=None, moves=(): moves)
 

@@ -279,24 +279,32 @@ def test_killed_at_one_of_five_points_a_runbook_loses_nothing_and_repeats_nothin
 
 
 FOUND_OUT = {
+    # Where a death shows it, the first of them that does. Real threads write: what stands on disk at one point beside
+    # the intent is not the same in every run.
     "acts before the intent": ("after the deed link.reroute #1", "was done without an intent"),
     "repeats blindly": ("after the deed link.restart #1", "was done 2 times as one step"),
     "takes the unknown for done": ("after the deed link.reroute #1", "is said to be unverified"),
     "asks nobody": ("after the deed link.reroute #1", "nobody had said that it may be"),
     "empties the inbox in a transaction of its own": ("before drop_message #1", "or waits to be, 2 times"),
     "writes outcome and moves in two transactions": ("after record_outcome #3", "was tried 2 times"),
-    "writes moves without the incident": ("before the deed link.reroute #1", "its place is behind move"),
+    "writes moves without the incident": (
+        "before the deed link.reroute #1, after record_intent #7, before the deed link.reroute #2, after record_intent #3",
+        "its place is behind move",
+    ),
 }
 
 
 @pytest.mark.parametrize("broken", SABOTAGES)
 def test_a_daemon_that_is_broken_on_purpose_is_found_out(hosts: Hosts, broken: str) -> None:
-    at, words = FOUND_OUT[broken]
-    whole, found = hosts.stories([[at]] * 2, broken=["", broken])
+    places, words = FOUND_OUT[broken]
+    for at in places.split(", "):
+        whole, found = hosts.stories([[at]] * 2, broken=["", broken])
 
-    assert not whole.wrong, said([whole])
-    assert found.deaths == [at], str(found)
-    assert any(words in wrong for wrong in found.wrong), str(found)
+        assert not whole.wrong, said([whole])
+        assert found.deaths == [at], str(found)
+        if any(words in wrong for wrong in found.wrong):
+            return
+    raise AssertionError(f"nobody found it out: {found}")
 
 
 @pytest.mark.slow

@@ -519,3 +519,42 @@ def test_the_books_are_kept_as_they_were_written() -> None:
     other.adopt([mine])
     found = other.book(mine.hash)
     assert found is not None and found.hash == mine.hash
+
+
+def drained(**rung: Any) -> dict[str, Any]:
+    ladder = {
+        "drain": {"do": {"action": "service.reload"}, "safety": True, **rung},
+        "wipe": {"do": {"action": "service.restart"}},
+    }
+    states = {
+        "treat": {"ladder": ladder, "done": "end", "failed": "tell"},
+        "tell": {"do": {"action": "notify.human"}, "done": "end", "failed": "end"},
+        "end": {"final": True},
+    }
+    return rule(initial="treat", states=states)
+
+
+def test_what_is_safe_only_after_a_step_that_cannot_be_done_here_is_not_done() -> None:
+    plan = plan_of(planner(drained()), incident(), situation())
+
+    assert plan.rung == "tell"
+    assert "drain: does not apply to web" in plan.because
+
+
+def test_a_safety_step_whose_condition_does_not_hold_is_not_needed() -> None:
+    assert plan_of(planner(drained(**{"if": "subject.can.reload"})), incident(), situation()).rung == "wipe"
+
+
+def test_what_an_analyzer_finds_later_is_an_event_by_the_name_of_the_fault() -> None:
+    listening = waiting()
+    listening["states"]["work"]["on"]["hung"] = {"to": "told", "if": "_event.data.severity == 'critical'"}
+    the, where = planner(listening), situation()
+    begun = the.plan(incident(), where)
+    assert begun is not None
+
+    same = the.tell(begun.incident, Message("", "inc-0123456789abcdef", "hung", {"severity": "major"}, "d", NOW), where)
+    assert same.moves == ()
+    worse = the.tell(
+        begun.incident, Message("", "inc-0123456789abcdef", "hung", {"severity": "critical"}, "d", NOW), where
+    )
+    assert [(m.event, m.states) for m in worse.moves] == [("hung", ("told",))]

@@ -250,10 +250,7 @@ def test_the_actions_that_a_runbook_may_ask_for_are_told(tmp_path: Path, capsys:
     out = told(capsys, "--config", "x.yaml", "runbook", "actions")
     assert "process.restart" in out and "dependency.VERB" in out
 
-    (restart,) = [
-        action
-        for action in json.loads(told(capsys, "--config", "x.yaml", "--output", "json", "runbook", "actions"))["actions"]
-        if action["action"] == "process.restart"
-    ]
+    answer = json.loads(told(capsys, "--config", "x.yaml", "--output", "json", "runbook", "actions"))
+    (restart,) = [action for action in answer["actions"] if action["action"] == "process.restart"]
     assert (restart["blast"], restart["read_only"], restart["on_unknown"]) == ("process", False, "probe")
     assert set(restart["args"]["properties"]) == {"grace", "signal"}

@@ -28,7 +28,7 @@ from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
 from x0tta6bl4.kernel.incidents import REOPEN, Incidents
 from x0tta6bl4.kernel.lifecycle import State, StateMachine
-from x0tta6bl4.kernel.memory import Feedback, Knowledge, SubjectState, Unfinished
+from x0tta6bl4.kernel.memory import Feedback, Knowledge, SubjectState, Unfinished, plain
 from x0tta6bl4.kernel.plugin import Advance, Alarmed, Analyzer, Planner, Situation
 from x0tta6bl4.kernel.policy import GuardPolicy
 from x0tta6bl4.kernel.respond import Catalogue, Responder, StoppedUnproved
@@ -52,6 +52,8 @@ QUICK = 0.05
 LATER = 5.0
 """Seconds after which a hold without an end of its own is looked at again."""
 STORE_RETRY = 2.0
+SAVED_TOGETHER = 64
+"""Incidents written in one transaction: enough that the commit no longer counts, few enough that nobody waits long."""
 LEARNT_FROM = 180 * 86400.0
 """Seconds: how far back the tries lie from which a planner learns."""
 FORBIDDEN = ("allowlist", "catalogue")
@@ -134,6 +136,7 @@ class MAPEK:
             clock=self.parts.clock,
             meter=self.parts.meter,
             told=self._tell,
+            said=self._say,
             eased=self._wake_held,
         )
         self.first_turn = asyncio.Event()
@@ -464,6 +467,8 @@ class MAPEK:
                 await self._relapsed(over)
             for over in changes.closed:
                 await self._let_go(over)
+            for incident in changes.changed:
+                await self._worsened(incident)
             for finding in findings:
                 parts.sight.nudge(finding.subject)
         at = mark("analyze", at)
@@ -667,15 +672,36 @@ class MAPEK:
             self.parts.sight.nudge(moved.subject)
         if advance.look_again is not None:
             self.wake_at(moved.subject, self.parts.clock.monotonic() + max(0.02, advance.look_again))
-        for name, data in advance.said:
-            if name == "log":
-                log.info("runbook", extra={"incident": moved.id, "subject": moved.subject, **data})
-            else:
-                log.info("runbook tells", extra={"event": name, "incident": moved.id, "subject": moved.subject})
-                self._tell("runbook", moved.subject, {"incident": moved.id, "event": name, "data": dict(data)})
+        self._say(moved, advance)
         if moved.state is IncidentState.CLOSED:
             self._closed(moved)
         return moved
+
+    def _say(self, incident: Incident, advance: Advance) -> None:
+        """What the runbook had to tell, before it is written that it did: killed in between, it is told once more."""
+        for name, data in advance.said:
+            about = {"incident": incident.id, "subject": incident.subject}
+            if name == "log":
+                log.info("runbook", extra={**about, **data})
+            else:
+                log.info("runbook tells", extra={**about, "event": name})
+                self._tell("runbook", incident.subject, {"incident": incident.id, "event": name, "data": dict(data)})
+
+    async def _worsened(self, incident: Incident) -> None:
+        """What an analyzer finds later is an event for the runbook, by the name of the fault; most listen to none."""
+        if not incident.place:
+            return
+        found = {**incident.data, "severity": incident.severity.value, "summary": incident.summary}
+        message = Message("", incident.id, incident.fault, plain(found), "daemon", incident.updated_at)
+
+        async def told() -> Advance:
+            return self.parts.planner.tell(incident, message, self.situation(incident))
+
+        advance = await guarded(told, None)
+        if isinstance(advance, Failure):
+            self._planner_failed(incident, advance)
+        elif advance.moves:
+            self._advanced(incident, advance)
 
     async def _hear(self, message: Message) -> None:
         """What somebody said to an incident's runbook is taken by it, with the next write about the incident."""
@@ -845,7 +871,7 @@ class MAPEK:
     def _followed(self, advance: Advance) -> None:
         """A response has moved the incident on and written it; what else comes of it."""
         self._unlearnt.add(advance.incident.fault)
-        self._advanced(advance.incident, replace(advance, moves=()))
+        self._advanced(advance.incident, replace(advance, moves=(), said=()))  # said and written by the responder
 
     async def _take_up(self, left: Unfinished) -> None:
         """A step with an intent and no outcome, of an earlier life: looked at before anything is decided."""
@@ -911,12 +937,9 @@ class MAPEK:
         unlearnt, self._unlearnt = self._unlearnt | {i.fault for i in (*opened, *closed)}, set()
         await self._learn(unlearnt)
         self._unsaved |= {incident.id: incident for incident in (*opened, *changed, *closed)}
-        for incident in tuple(self._unsaved.values()):
-            current, moves = self.incidents.known(incident), self.incidents.unsaved(incident.id)
-            await knowledge.save_incident(current, moves)
-            self.incidents.saved(moves)
-            if self._unsaved.get(incident.id) is incident:
-                del self._unsaved[incident.id]
+        unsaved = tuple(self._unsaved.values())
+        for at in range(0, len(unsaved), SAVED_TOGETHER):
+            await self._save(unsaved[at : at + SAVED_TOGETHER])
         for incident in closed:
             self._closed(incident)
         for incident in (*opened, *changed):
@@ -938,6 +961,22 @@ class MAPEK:
             if self.cycle_count % 60 == 1:
                 await self._retain(wall)
         self.parts.meter.set("x0tta6bl4_incidents_open", float(len(self.incidents.open)))
+
+    async def _save(self, incidents: Sequence[Incident]) -> None:
+        """Together, for a commit costs more than what is in it; each by itself where one of them is refused."""
+        changed = [(self.incidents.known(incident), self.incidents.unsaved(incident.id)) for incident in incidents]
+        try:
+            await self.parts.knowledge.save_incidents(changed)
+        except StoreError:
+            if len(incidents) == 1:
+                raise
+            for incident in incidents:
+                await self._save([incident])
+            return
+        for incident, (_, moves) in zip(incidents, changed, strict=True):
+            self.incidents.saved(moves)
+            if self._unsaved.get(incident.id) is incident:
+                del self._unsaved[incident.id]
 
     async def _retain(self, wall: float) -> None:
         try:

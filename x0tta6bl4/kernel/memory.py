@@ -280,6 +280,10 @@ class Knowledge(Protocol):
         """The one that was closed last, at that time or later: what a relapse reopens."""
         ...
 
+    async def save_incidents(self, changed: Sequence[tuple[Incident, Sequence[Move]]]) -> None:
+        """Many at once, in one transaction: all of them or none."""
+        ...
+
     async def moves(self, incident: str) -> list[Move]:
         """Every macrostep of its runbook, in order."""
         ...

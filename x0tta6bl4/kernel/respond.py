@@ -94,6 +94,7 @@ class Responder:
         clock: Clock,
         meter: Meter,
         told: Callable[[str, str, Mapping[str, object]], None],
+        said: Callable[[Incident, Advance], None] = lambda incident, advance: None,
         eased: Callable[[], None] = lambda: None,
         epoch: int = 0,
     ) -> None:
@@ -107,6 +108,7 @@ class Responder:
         self._clock = clock
         self._meter = meter
         self._told = told
+        self._said = said
         self._eased = eased
         self.epoch = epoch
         self._carried = 0
@@ -252,6 +254,7 @@ class Responder:
             advance = replace(advance, incident=moved)
         # Before anything is waited for: whoever looks at the incident meanwhile must find it moved on already.
         self._incidents.put(moved, advance.moves)
+        self._said(moved, advance)
         moves = self._incidents.unsaved(moved.id)
         if step is None:
             await self._knowledge.save_incident(moved, moves)

@@ -214,6 +214,15 @@ class SqliteKnowledge:
         rows = _incident_rows(incident, moves)
         await self._database.write(lambda tx: _save_incident(tx, rows))
 
+    async def save_incidents(self, changed: Sequence[tuple[Incident, Sequence[Move]]]) -> None:
+        made = [_incident_rows(incident, moves) for incident, moves in changed]
+
+        def save(tx: Transaction) -> None:
+            for rows in made:
+                _save_incident(tx, rows)
+
+        await self._database.write(save)
+
     async def open_incidents(self) -> list[Incident]:
         rows = await self._database.read(
             "SELECT body, place FROM incidents WHERE state <> 'closed' ORDER BY opened_at, id"

@@ -78,7 +78,7 @@ class Config(PluginConfig):
 
 
 class Runbooks:
-    """See ``kernel.plugin.Planner``. Keeps nothing of an incident: that is in ``Incident.place``."""
+    """See ``kernel.plugin.Planner``. Keeps nothing of an incident that is not in ``Incident.place`` too."""
 
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
@@ -326,10 +326,14 @@ class Runbooks:
         for rung in act["rungs"]:
             if rung["state"] not in left:
                 continue
-            why = "its condition does not hold" if not act["open"].get(rung["state"], True) else ""
-            why = why or self._unfit(rung["actions"], life.incident, life.situation)
+            if not act["open"].get(rung["state"], True):
+                life.notes.append(f"{rung['state']}: its condition does not hold")
+                continue
+            why = self._unfit(rung["actions"], life.incident, life.situation)
             if why:
                 life.notes.append(f"{rung['state']}: {why}")
+                if rung["is_safety"]:
+                    break  # what comes behind it is safe only when it was done
                 continue
             actions = tuple(one.action for one in _here(rung["actions"], life.incident, life.situation))
             blast = _widest(actions, life.situation.blasts)

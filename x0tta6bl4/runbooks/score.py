@@ -157,7 +157,7 @@ def wilson(right: int, of: int) -> float:
     share = right / of
     centre = share + Z * Z / (2 * of)
     spread = Z * math.sqrt(share * (1 - share) / of + Z * Z / (4 * of * of))
-    return (centre - spread) / (1 + Z * Z / of)
+    return max(0.0, (centre - spread) / (1 + Z * Z / of))
 
 
 def spotless_needed(right: int, of: int) -> int:

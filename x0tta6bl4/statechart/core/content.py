@@ -28,9 +28,11 @@ from x0tta6bl4.statechart.types.base import (
     EvaluationError,
     ExpressionError,
     Type,
+    byte_size,
     compile_expression,
     compile_location,
     duration_seconds,
+    root_of,
 )
 
 Compiled = Callable[[Any, Any, Any], Any]
@@ -288,9 +290,8 @@ class Compiler:
     def setter(self, location: str, place: Place) -> Callable[[Any, dict[str, Any], Any], None]:
         """Puts a value into a variable or below it, checks its type, and leaves the old one where it does not fit."""
         self.writes = True
-        root = location.strip().split(".", 1)[0].split("[", 1)[0].strip()
-        key = place.keys.get(root, root)
         try:
+            root = root_of(location)
             put = compile_location(
                 location,
                 {name: key for name, key in place.keys.items() if name != key},
@@ -303,6 +304,7 @@ class Compiler:
                 fail(data, None, instance)
 
             return refuse
+        key = place.keys.get(root, root)
         kind = self.types.get(key)
         if kind is None:
 
@@ -393,22 +395,36 @@ class Compiler:
             if not isinstance(values, list | tuple):
                 raise EvaluationError(f"foreach needs a list, not {type(values).__name__}")
             instance.dirty = True
-            for number, value in enumerate(tuple(values)):
-                data[item] = value
-                if index is not None:
-                    data[index] = number
-                for name, key, kind in kinds:
-                    if wrong := kind.check(data[key]):
-                        raise EvaluationError(f"{name}: {wrong}")
-                for action in actions:
-                    action(data, event, instance)
-            for name in forgotten:
-                data.pop(name, None)
+            try:
+                for number, value in enumerate(tuple(values)):
+                    byte_size(value)
+                    data[item] = value
+                    if index is not None:
+                        data[index] = number
+                    for name, key, kind in kinds:
+                        if wrong := kind.check(data[key]):
+                            raise EvaluationError(f"{name}: {wrong}")
+                    for action in actions:
+                        action(data, event, instance)
+            finally:
+                for name in forgotten:
+                    data.pop(name, None)
 
         return run
 
-    def parameters(self, parameters: Iterable[tuple[str, str]], place: Place) -> list[tuple[str, Compiled]]:
-        return [(name, self.expression(source, place)) for name, source in parameters]
+    def parameters(self, parameters: Iterable[tuple[str, str]], place: Place) -> Compiled:
+        """The mapping of them. Measured, as all that an expression puts together: an event whose data hold the last
+        one's twice, again and again, would be short in memory and endless when it is written down."""
+        computed = [(name, self.expression(source, place)) for name, source in parameters]
+        if not computed:
+            return lambda data, event, instance: {}
+
+        def mapping(data: Any, event: Any, instance: Any) -> Any:
+            made = {name: compute(data, event, instance) for name, compute in computed}
+            byte_size(made)
+            return made
+
+        return mapping
 
     def _send(self, content: Send, place: Place) -> Action:
         kind = self.optional(content.type_expression, place, content.type)
@@ -437,7 +453,7 @@ class Compiler:
                 processor, target = kind(data, event, instance), target_of(data, event, instance)
                 name, wait = name_of(data, event, instance), delay_of(data, event, instance)
                 delay = 0.0 if wait is None else duration_seconds(wait)
-                value: Any = {key: compute(data, event, instance) for key, compute in parameters} or None
+                value: Any = parameters(data, event, instance) or None
                 if has_body:
                     value = body(data, event, instance)
             except Exception as error:
@@ -486,8 +502,7 @@ class Compiler:
         if result.expression is not None:
             return self.expression(result.expression, place)
         if result.parameters:
-            parameters = self.parameters(result.parameters, place)
-            return lambda data, event, instance: {name: compute(data, event, instance) for name, compute in parameters}
+            return self.parameters(result.parameters, place)
         value = result.value
         return lambda data, event, instance: value
 
@@ -503,7 +518,7 @@ class Compiler:
             runtime = instance.runtime
             data, event = instance.data, runtime.event
             started = [kind(data, event, instance), source(data, event, instance)]
-            values = {key: compute(data, event, instance) for key, compute in parameters}
+            values = parameters(data, event, instance)
             content = body(data, event, instance)
             id = given or runtime.fresh(name, instance)
             if keep_id is not None:

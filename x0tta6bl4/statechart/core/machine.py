@@ -15,7 +15,9 @@ from x0tta6bl4.statechart.types.base import EvaluationError, Extension, nearest
 PLANS = 50_000
 NODES = 20_000
 SELECTIONS = 65_536
-"""Bounds of what a chart remembers, so that made-up event names and huge products of regions cost time, not memory."""
+NAME = 256
+"""Bounds of what a chart remembers, so that made-up event names (longer ones than ``NAME`` are not remembered at all)
+and huge products of regions cost time, not memory."""
 
 
 class Plan:
@@ -138,6 +140,11 @@ class Chart(Tables):
         node = self._nodes.get(mask)
         if node is None:
             if len(self._nodes) >= NODES:
+                # They lead to one another: an instance that still rests in one of them would keep them all.
+                for other in self._nodes.values():
+                    other.plans.clear()
+                    other.select.clear()
+                    other.eventless = None
                 self._nodes.clear()
             node = self._nodes[mask] = Node(self, mask)
         return node
@@ -204,10 +211,12 @@ class Chart(Tables):
         if name is None:
             node.eventless = selection
             return selection
+        if len(name) > NAME:
+            return selection
         self._selections += 1
         if self._selections > SELECTIONS:
             self._selections = 0
-            for other in self._nodes.values():
+            for other in (node, *self._nodes.values()):
                 other.select.clear()
         node.select[name] = selection
         return selection
@@ -284,7 +293,7 @@ class Chart(Tables):
         self._plans += 1
         if self._plans > PLANS:
             self._plans = 0
-            for other in self._nodes.values():
+            for other in (node, *self._nodes.values()):
                 other.plans.clear()
                 other.select.clear()
                 other.eventless = None

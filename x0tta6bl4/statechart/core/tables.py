@@ -39,6 +39,7 @@ from x0tta6bl4.statechart.types.base import (
     ExpressionError,
     Extension,
     Type,
+    byte_size,
     duration_seconds,
     nearest,
     parse_type,
@@ -148,6 +149,7 @@ class First:
         value = self.literal
         if self.compute is not None:
             value = self.compute(instance.data, instance.runtime.event, instance)
+            byte_size(value)
         elif isinstance(value, dict | list):
             value = copy.deepcopy(value)
         if self.kind is not None and (wrong := self.kind.check(value)):

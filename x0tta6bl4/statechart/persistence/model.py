@@ -12,7 +12,7 @@ from x0tta6bl4.statechart.core.machine import Chart, Instance, Plan
 from x0tta6bl4.statechart.core.state import Definition, Kind, State
 from x0tta6bl4.statechart.core.tables import Edge, bits
 from x0tta6bl4.statechart.core.transition import Block, Call, ForEach, Guard, If, Raise, Scope, Send, Transition
-from x0tta6bl4.statechart.types.base import ExpressionError, names_in
+from x0tta6bl4.statechart.types.base import EvaluationError, ExpressionError, names_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +134,6 @@ class _Outside:
     """It comes by itself: of a timer or an activity, or of people who are known to send it."""
 
 
-def _perhaps(scope: Scope) -> bool:
-    """Stands for a guard that reads data: the model check tries both answers."""
-    return True
-
-
 def _raising(block: Block) -> tuple[Any, ...]:
     """What of a block can raise events: names, branches (a list of guards and blocks), loops (an array and a block)."""
     found: list[Any] = []
@@ -186,6 +181,8 @@ class Model:
         self.before: dict[Rest, set[Rest]] = {}
         self.driven: set[Rest] = set()
         """Resting states out of which something leads that comes by itself."""
+        self._unsure = False
+        """Whether the guard that was asked last depends on more than the active states."""
         self._script: Sequence[bool] = ()
         self._asked: list[tuple[str, bool]] = []
         self._numbered = iter(range(len(self.tree.states)))
@@ -200,7 +197,7 @@ class Model:
         self._instance = Instance(self.chart, "", self._runtime)
         self._choices: dict[tuple[int, str | None], list[tuple[tuple[Edge, ...], Answers]]] = {}
         self._raised: dict[Plan, list[tuple[tuple[tuple[str, bool], ...], Answers]]] = {}
-        self._guards: dict[Edge, tuple[str, bool]] = {}
+        self._guards: dict[Edge, str] = {}
         self._moved = False
         self.finalizing = self._having(lambda state: any(activity.finalize for activity in state.activities))
         self.busy = self._having(lambda state: bool(state.activities))
@@ -226,7 +223,7 @@ class Model:
                 # These are only parts of the engine's transitions: they tell themselves that they were taken.
                 do = (Call(self._marking(index, number)), *do)
             guard = transition.guard
-            guard = guard if guard is None or _is_exact(guard) else _perhaps
+            guard = guard if guard is None or _is_exact(guard) else self._perhaps
             made = replace(transition, event=event, after=None, when=None, guard=guard, do=do)
             self._keys[id(made)] = (index, number)
             transitions.append(made)
@@ -239,6 +236,11 @@ class Model:
             exit=tuple(filter(None, map(self._block, state.exit))),
             activities=(), variables=(), invariants=(), result=None,
         )  # fmt: skip
+
+    def _perhaps(self, scope: Scope) -> bool:
+        """Stands for a guard that reads data: the model check tries both answers."""
+        self._unsure = True
+        return True
 
     def _name(self, index: int) -> str:
         """In events of timers and changes, where unnamed states have to be told apart, too."""
@@ -336,25 +338,29 @@ class Model:
         """What the guard is called, and what it says; None: it may say either."""
         if edge.guard is None:
             return "", True
-        named = self._guards.get(edge)
-        if named is None:
-            named = self._guards[edge] = self._guard(edge)
-        text, is_exact = named
-        if is_exact:
-            self._instance.mask = mask
-            return text, bool(edge.guard({}, None, self._instance))
+        text = self._guards.get(edge)
+        if text is None:
+            text = self._guards[edge] = self._guard(edge)
+        self._instance.mask = mask
+        self._unsure = False
+        try:
+            # Of several guards on a way through junctions, one that is sure to say no is enough.
+            holds = bool(edge.guard({}, None, self._instance))
+        except EvaluationError:
+            holds = False  # it fails whatever the data are, and nothing is taken by it
+        if not holds or not self._unsure:
+            return text, holds
         return text, next((answer for asked, answer in answers if asked == text), None)
 
-    def _guard(self, edge: Edge) -> tuple[str, bool]:
+    def _guard(self, edge: Edge) -> str:
         index, number = self._keys[id(edge.definition)]
         written = self.tree.states[index].transitions[number]
         if any(self.tree.states[self.tree.ids[to]].kind in (Kind.JUNCTION, Kind.EXIT) for to in written.to):
             targets = ", ".join(self._name(target) for target in edge.targets)
-            return f"{edge.label} -> {targets}", False
+            return f"{edge.label} -> {targets}"
         if isinstance(written.guard, str):
-            text = written.guard if self._shared else f"{written.guard} in {self._name(index)}"
-            return text, _is_exact(written.guard)
-        return getattr(written.guard, "__qualname__", repr(written.guard)), False
+            return written.guard if self._shared else f"{written.guard} in {self._name(index)}"
+        return getattr(written.guard, "__qualname__", repr(written.guard))
 
     def _selections(self, mask: int, name: str | None) -> list[tuple[tuple[Edge, ...], Answers]]:
         """Each set of transitions that can be enabled, with the answers of the guards that make it so."""
@@ -563,6 +569,10 @@ class Model:
         for (end, taken), answers in self._external(rest, name, step, rest).items():
             if taken and end.deferred and end.mask != rest.mask:
                 waiting.append((end._replace(deferred=()), (), end.deferred, answers))
+            elif taken and end.deferred != rest.deferred:
+                # Deferred on a way that led back here, where nobody has been asked for it yet.
+                new = tuple(event for event in end.deferred if event not in rest.deferred)
+                waiting.append((end._replace(deferred=()), rest.deferred, new, answers))
             else:
                 found.setdefault(end, answers)
         while waiting:
@@ -577,8 +587,13 @@ class Model:
                 bare, again = end._replace(deferred=()), end.deferred
                 if taken and end.mask != at.mask:
                     waiting.append((bare, (), _once(*kept, *left[1:], *again), said))
+                elif taken:
+                    waiting.append((bare, kept, _once(*left[1:], *again), said))
                 else:
                     waiting.append((bare, _once(*kept, *again), left[1:], said))
+        if seen and not found and self.complete:
+            # Recalled events cause one another without end.
+            self.endless.append((rest, step, self.innermost(rest.mask)))
         return found
 
     # All of them

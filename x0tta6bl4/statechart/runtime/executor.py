@@ -106,9 +106,10 @@ def handle(instance: Instance, event: Event) -> bool:
         elif selection is False and not node.defers:
             return False
     instance.runtime.made.clear()
+    known = len(instance.deferred)
     taken = _external(instance, event, selection)
-    if taken and instance.deferred and instance.node is not node:
-        _recall(instance)
+    if taken and instance.deferred:
+        _recall(instance, known if instance.node is node else 0)
     return taken
 
 
@@ -120,7 +121,7 @@ def settle(instance: Instance) -> bool:
     instance.runtime.made.clear()
     taken = _step(instance, lambda: False)
     if taken and instance.deferred:
-        _recall(instance)
+        _recall(instance, 0)
     return taken
 
 
@@ -161,9 +162,10 @@ def observe(instance: Instance) -> bool:
 
     runtime.event = None
     runtime.made.clear()
+    known = len(instance.deferred)
     taken = _step(instance, happen)
-    if taken and instance.deferred and instance.node is not node:
-        _recall(instance)
+    if taken and instance.deferred:
+        _recall(instance, known if instance.node is node else 0)
     return taken
 
 
@@ -291,28 +293,43 @@ def _deferred(instance: Instance, event: Event) -> bool:
     return True
 
 
-def _recall(instance: Instance) -> None:
-    """Offers what waits, oldest first, to the configuration as it is now, and again whenever one has changed it."""
-    kept: list[Event] = []
-    waiting = list(instance.deferred)
-    while waiting and instance.running:
-        event = waiting.pop(0)
-        node = instance.node
-        instance.deferred = ()
-        selection = node.select.get(event.name)
-        if selection is None:
-            selection = instance.chart.selection(node, event.name)
-        if selection is False and catches(node.defers, event.name):
-            kept.append(event)
-            continue
-        taken = _external(instance, event, selection, recalled=True)
-        again = instance.deferred  # itself, or what was raised on the way
-        if taken and instance.node is not node:
-            waiting = [*kept, *waiting, *again]
-            kept = []
-        else:
-            kept += again
-    instance.deferred = () if not instance.running else (*kept, *waiting)
+def _recall(instance: Instance, known: int) -> None:
+    """Offers what waits, oldest first, to the configuration as it is now, and again whenever one has changed it.
+
+    The first ``known`` were offered to it before. What was deferred on the way here was not, even where the way led
+    back to where it began.
+    """
+    kept: list[Event] = list(instance.deferred[:known])
+    waiting = list(instance.deferred[known:])
+    count = 0
+    try:
+        while waiting and instance.running:
+            count += 1
+            if count > MICROSTEPS:
+                why = f"no rest after {MICROSTEPS} of them; active: {', '.join(instance.configuration)}"
+                instance.runtime.effects.append(Faulted("recalling deferred events", why))
+                break
+            event = waiting.pop(0)
+            node = instance.node
+            instance.deferred = ()
+            selection = node.select.get(event.name)
+            if selection is None:
+                selection = instance.chart.selection(node, event.name)
+            if selection is False and catches(node.defers, event.name):
+                kept.append(event)
+                continue
+            taken = _external(instance, event, selection, recalled=True)
+            again = instance.deferred  # itself, or what was raised on the way
+            if taken and instance.node is not node:
+                waiting = [*kept, *waiting, *again]
+                kept = []
+            elif taken:
+                waiting += again
+            else:
+                kept += again
+    finally:
+        # Also when one of them found no rest: the others are not lost with it.
+        instance.deferred = (*kept, *waiting) if instance.running else ()
 
 
 def _chosen(instance: Instance, selection: Selection, event: Event | None, name: str | None) -> Plan | None:

@@ -225,7 +225,12 @@ class Machine:
         from x0tta6bl4.statechart.persistence import serializer
 
         self._idle("restored")
-        self.instance = serializer.restore(self.chart, snapshot, self.runtime)
+        instance = serializer.restore(self.chart, snapshot, self.runtime)
+        # What waited for the life that ends here is no concern of the one that goes on.
+        self._timers.drop(self.id)
+        self._queue = EventQueue(self._queue.limit)
+        self._waiting = False
+        self.instance, self.fault, self.ended = instance, None, None
         self._timers.restore(snapshot.get("timers", ()), self._wall())
         self._call("restored")
         return self
@@ -283,7 +288,12 @@ class Machine:
         self.fault = None
         instance = self.instance
         instance.seq += 1
-        taken = handle(instance, event)
+        try:
+            taken = handle(instance, event)
+        except EndlessLoop:
+            if self.runtime.effects:  # the event itself was handled; one that it recalled found no rest
+                self._after(event, True)
+            raise
         self._after(event, taken)
         return taken
 

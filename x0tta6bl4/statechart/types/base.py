@@ -788,6 +788,14 @@ def readings_in(source: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def root_of(location: str) -> str:
+    """The variable that a location lies in; empty for what is none."""
+    node = _parse(location)
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def compile_location(
     source: str, rename: Mapping[str, str] | None = None, *, names: Collection[str] | None = None
 ) -> Assignment:
