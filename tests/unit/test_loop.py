@@ -962,3 +962,31 @@ def test_a_forecast_reaches_a_human_before_the_end_comes() -> None:
             assert disk["free"] > 0.4
 
     run(story())
+
+
+def test_incidents_are_written_together_and_one_that_is_refused_keeps_no_other_from_the_disk() -> None:
+    async def story() -> None:
+        world = World({name: web(mode="suggest") for name in ("a", "b", "c")})
+        async with world.running():
+            together: list[int] = []
+            real = world.knowledge.save_incidents
+
+            async def counted(changed: Any) -> None:
+                together.append(len(changed))
+                if any(incident.subject == "b" for incident, _ in changed):
+                    raise StoreError("this one is refused")
+                await real(changed)
+
+            world.knowledge.save_incidents = counted  # type: ignore[method-assign]  # one row is refused
+            for name in ("a", "b", "c"):
+                world.kill(name)
+            await asyncio.sleep(0.01)
+            await asyncio.sleep(2)
+            assert max(together) >= 2, together
+            assert {incident.subject for incident in await world.incidents()} == {"a", "c"}
+
+            world.knowledge.save_incidents = real  # type: ignore[method-assign]  # and is taken again
+            await asyncio.sleep(70)
+            assert {incident.subject for incident in await world.incidents()} == {"a", "b", "c"}
+
+    run(story())

@@ -797,18 +797,18 @@ def test_a_running_daemon_migrates_once_though_the_first_write_of_it_fails() -> 
         the.adopt(await world.knowledge.books())
         asked = {"from": old.hash, "to": new.hash, "version": 2, "migration": BODY}
         await world.knowledge.send(id, "$migrate", asked, "oncall@cli")
-        real = world.knowledge.save_incident
+        real = world.knowledge.save_incidents
         failed: list[tuple[int, int]] = []
 
-        async def breaks(incident: Incident, moves: Sequence[Move] = ()) -> None:
-            if any(move.event == "$migrate" for move in moves) and not failed:
+        async def breaks(changed: Sequence[tuple[Incident, Sequence[Move]]]) -> None:
+            if any(move.event == "$migrate" for _, moves in changed for move in moves) and not failed:
                 kept = await world.knowledge.incident(id)
                 assert kept is not None
                 failed.append((kept.place["version"], len(await world.knowledge.inbox())))
                 raise StoreError("the disk is full")
-            await real(incident, moves)
+            await real(changed)
 
-        world.knowledge.save_incident = breaks  # type: ignore[method-assign]  # one write fails
+        world.knowledge.save_incidents = breaks  # type: ignore[method-assign]  # one write fails
         world.database.others_wrote()
         await asyncio.sleep(20)
 

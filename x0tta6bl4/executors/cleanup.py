@@ -106,7 +106,13 @@ class Cleanup:
     subjects: Mapping[str, Subject]
     clock: Clock
     actions: Sequence[Action] = (
-        Action("free", "deletes the files that the target's cleanup rules allow", FreeArgs, on_unknown="retry"),
+        Action(
+            "free",
+            "deletes the files that the target's cleanup rules allow",
+            FreeArgs,
+            on_unknown="retry",
+            timeout=60.0,  # a folder of a hundred thousand files, one after the other
+        ),
     )
 
     async def preview(self, step: Step) -> str:

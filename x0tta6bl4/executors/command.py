@@ -31,6 +31,8 @@ RUN_OTHERS = re.compile(
 )
 """Programs that run what their arguments tell them to: behind one of them, a filled-in value could be a program."""
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+REAPED = 5.0
+"""Seconds beyond its own timeout in which a command is killed with all it has started, and says so."""
 LONGEST = 1024
 """Characters of the longest value."""
 TAIL = 600
@@ -392,6 +394,7 @@ def _build(name: str, config: Config, commands: Commands, subjects: Mapping[str,
             undo=command.undo,
             blast=command.blast if command.disruptive else "none",
             idempotent=command.idempotent or not command.disruptive,
+            timeout=command.timeout + REAPED,
         )
         for verb, command in config.commands.items()
     )

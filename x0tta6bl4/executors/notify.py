@@ -123,6 +123,7 @@ class Notify:
             disruptive=False,
             on_unknown="retry",
             blast="none",
+            timeout=20.0,
         ),
     )
     _told: dict[str, float] = field(default_factory=dict)

@@ -39,7 +39,15 @@ class SignalArgs(PluginConfig):
 
 
 ACTIONS: tuple[Action, ...] = (
-    Action("start", "starts the program unless it runs", OnOffArgs, on_unknown="retry", undo="stop", blast="process"),
+    Action(
+        "start",
+        "starts the program unless it runs",
+        OnOffArgs,
+        on_unknown="retry",
+        undo="stop",
+        blast="process",
+        timeout=10.0,
+    ),
     Action(
         "stop",
         "ends the program and all of its processes",
@@ -55,7 +63,14 @@ ACTIONS: tuple[Action, ...] = (
         blast="process",
         idempotent=False,
     ),
-    Action("signal", "sends a signal to the program's main process", SignalArgs, blast="process", idempotent=False),
+    Action(
+        "signal",
+        "sends a signal to the program's main process",
+        SignalArgs,
+        blast="process",
+        idempotent=False,
+        timeout=5.0,
+    ),
 )
 
 

@@ -70,18 +70,24 @@ class KillArgs(PluginConfig):
     """What all processes of the unit get, by number or by name: 1, HUP or SIGHUP."""
 
 
+JOB = 95.0
+"""Seconds of one job: systemd itself gives up starting, reloading and asking to stop after 90 s, where neither the unit
+nor the host says otherwise."""
+CALL = 10.0
+"""Seconds of what is done as soon as systemd has heard of it."""
 ACTIONS: tuple[Action, ...] = (
-    Action("start", "starts the unit unless it is active", OnOffArgs, on_unknown="retry", undo="stop"),
-    Action("stop", "stops the unit", OnOffArgs, on_unknown="retry", undo="start"),
-    Action("restart", "stops the unit if it is active, and starts it", RestartArgs, idempotent=False),
-    Action("reload", "asks the unit to read its configuration again", ReloadArgs, on_unknown="retry"),
-    Action("kill", "sends a signal to the unit's processes", KillArgs, idempotent=False),
+    Action("start", "starts the unit unless it is active", OnOffArgs, on_unknown="retry", undo="stop", timeout=JOB),
+    Action("stop", "stops the unit", OnOffArgs, on_unknown="retry", undo="start", timeout=JOB),
+    Action("restart", "stops the unit if it is active, and starts it", RestartArgs, idempotent=False, timeout=2 * JOB),
+    Action("reload", "asks the unit to read its configuration again", ReloadArgs, on_unknown="retry", timeout=JOB),
+    Action("kill", "sends a signal to the unit's processes", KillArgs, idempotent=False, timeout=CALL),
     Action(
         "reset-failed",
         "makes systemd forget the unit's failures and its start limit",
         ReloadArgs,
         on_unknown="retry",
         blast="process",
+        timeout=CALL,
     ),
 )
 

@@ -593,6 +593,7 @@ class MAPEK:
             {o.metric: o.value for o in self.parts.sight.about(subject)},
             self.trials.get(incident.fault, ()),
             self.parts.catalogue.blasts,
+            self.parts.catalogue.timeouts,
         )
 
     async def _planned(self, incident: Incident, view: View) -> list[tuple[Plan | None, Incident, tuple[Verdict, ...]]]:
@@ -970,8 +971,14 @@ class MAPEK:
         except StoreError:
             if len(incidents) == 1:
                 raise
+            refusals: list[StoreError] = []
             for incident in incidents:
-                await self._save([incident])
+                try:
+                    await self._save([incident])
+                except StoreError as refusal:
+                    refusals.append(refusal)
+            if refusals:
+                raise refusals[0]
             return
         for incident, (_, moves) in zip(incidents, changed, strict=True):
             self.incidents.saved(moves)

@@ -36,7 +36,15 @@ from x0tta6bl4.ports.units import Units
 
 Family = Literal["monitors", "analyzers", "planners", "executors", "knowledge"]
 Blast = Literal["none", "process", "service", "host", "cluster"]
+SMALL: frozenset[str] = frozenset({"none", "process", "service"})
+USUAL_TIMEOUT = 30.0
+"""Seconds that an action may take when neither a runbook nor its executor says anything else."""
 FAMILIES: tuple[Family, ...] = ("monitors", "analyzers", "planners", "executors", "knowledge")
+
+
+def is_reboot_class(blast: str) -> bool:
+    """Whether so much can be hurt that an action counts as a reboot. What is not known does."""
+    return blast not in SMALL
 
 
 class PluginConfig(BaseModel):
@@ -136,6 +144,8 @@ class Situation:
     """How earlier tries went, of this fault."""
     blasts: Mapping[str, str] = field(default_factory=dict)
     """How far each action reaches, by its full name."""
+    timeouts: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each may take when its runbook does not say, by its full name."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +231,8 @@ class Action:
     """What can be hurt when it goes wrong: ``none`` only looks or tells; from ``host`` on it is like a reboot."""
     idempotent: bool = True
     """Whether twice leaves the same as once, with no harm in between."""
+    timeout: float = USUAL_TIMEOUT
+    """Seconds that it may take by itself when its arguments and its runbook say nothing else; proof not included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,11 @@ class Catalogue:
         """How far each action reaches."""
         return {f"{e}.{a.verb}": a.blast for e, x in self.executors.items() for a in x.actions}
 
+    @cached_property
+    def timeouts(self) -> Mapping[str, float]:
+        """How long each may take when its runbook does not say."""
+        return {f"{e}.{a.verb}": a.timeout for e, x in self.executors.items() for a in x.actions}
+
     def is_disruptive(self, name: str) -> bool:
         """What is not known counts as disruptive."""
         try:

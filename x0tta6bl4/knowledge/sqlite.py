@@ -1118,7 +1118,7 @@ def _incident_rows(incident: Incident, moves: Sequence[Move]) -> IncidentRows:
             move.number,
             move.at,
             move.event,
-            "null" if move.data is None else _json(move.data),
+            "null" if move.data is None else _ENCODER.encode(move.data),  # JSON already, as its runbook got it
             move.invocation,
             move.message,
             " ".join(move.states),

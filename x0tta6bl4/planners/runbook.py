@@ -22,7 +22,7 @@ from x0tta6bl4.kernel.facts import (
     Step,
 )
 from x0tta6bl4.kernel.memory import Kept, plain
-from x0tta6bl4.kernel.plugin import Advance, Blast, PluginConfig, Situation, planner
+from x0tta6bl4.kernel.plugin import USUAL_TIMEOUT, Advance, Blast, PluginConfig, Situation, planner
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.runbooks.catalogue import ROLES, Resolved, resolved
 from x0tta6bl4.runbooks.document import TELLS, Runbook, as_told, asked, expression, given, parse
@@ -225,6 +225,8 @@ class Runbooks:
         if message.event == MIGRATE:
             return self._migrated(life, message)
         if not life.is_begun:
+            if not message.id or incident.place.get("rest", 0.0) > situation.now:
+                return Advance(incident, why="its runbook has ended, or has not begun yet")
             life.begin()
         data = message.data if isinstance(message.data, Mapping) else {"data": message.data}
         taken = life.event(message.event, {**data, "who": message.who}, message=message.id)
@@ -578,7 +580,8 @@ class Runbooks:
             action=entry["action"],
             target=entry["target"],
             args=entry["args"],
-            timeout=entry["timeout"],
+            # What takes longer to take back than to do has its own time for it.
+            timeout=max(entry["timeout"], situation.timeouts.get(entry["action"], 0.0)),
             expect=None,
             undoes=entry["of"],
         )
@@ -649,7 +652,7 @@ def _steps(act: Mapping[str, Any], incident: Incident, situation: Situation, sev
                     id="",
                     action=one.action,
                     target=one.target,
-                    timeout=do["timeout"],
+                    timeout=do["timeout"] or situation.timeouts.get(one.action, USUAL_TIMEOUT),
                     on_unknown=do["on_unknown"],
                     args={**_told(family, incident, severity), **values[number]},
                     undo=_taking_back(undo.get("action", ""), one.target, situation),

@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from x0tta6bl4.kernel.facts import NOTHING, Attributes, Incident, Move, Step
@@ -118,7 +119,7 @@ class Life:
             "name": self.book.name,
             "version": self.book.version,
             "number": self.number,
-            "chart": self._chart if self._thawed is None else snapshot(self._thawed),
+            "chart": self._chart if self._thawed is None else snapshot(self._thawed, is_json=True),
         }
         kept = {
             "acts": self.acts,
@@ -166,7 +167,7 @@ class Life:
     def look(self) -> None:
         """Change events: conditions over what is seen of the subject that have become true, or are true no more."""
         instance = self._instance()
-        seen = {name: value for name, value in self.situation.seen.items() if value == value}
+        seen = {name: value for name, value in self.situation.seen.items() if isfinite(value)}
         before = instance.when_bits
         probe = self._copy()
         _saw(probe, seen)

@@ -24,9 +24,13 @@ OF_KIND, OF_FAULT, OTHER_STAGE = 5.0, 3.0, 5.0
 made at another stage, for what is tried after others failed meets the harder faults."""
 PRIOR = 2.0
 """Tries of its own that the belief without any evidence weighs."""
-CARE = 4.0
+CARE = 8.0
 """How much narrower than the evidence alone would have it is drawn. A service sees few equal faults, so trying things
-out must pay soon: at 1 it costs a little more than it brings in most worlds of ``benchmarks/strategy.py``."""
+out must pay soon: at 1 it costs a little more than it brings in most worlds of ``benchmarks/strategy.py``. What drawing
+would seldom come to, an untried rung, has its audition instead."""
+AUDITIONS = 2
+"""Tries that a rung gets ahead of its place before it was ever seen to help. One may be
+bad luck; a third costs as much as it finds."""
 STEADY = 4.0
 """How much steadier tries are in their duration than waiting for chance: they spread by half their mean."""
 FIRST, LATER = 0.6, 0.4
@@ -103,6 +107,8 @@ class Thompson:
     Trying one thing after another until one helps takes least time when they are tried in the order of chance divided
     by time. A rung of which little is known draws widely, so it is tried now and then; one that has been tried often
     draws what it has shown.
+
+    What never had its turn, because the rungs before it do help in the end, is given one when that should pay.
     """
 
     def choose(
@@ -136,13 +142,16 @@ class Thompson:
         fails = _mean([(t.fails, t.failing) for t in known.values()], FAILS)
         best, best_rate = harmless[0], -1.0
         for number, rung in enumerate(harmless):
-            # What was never seen to help is not tried ahead of its place: its turn comes when those before it fail.
+            # What was never seen to help is not drawn: its turn comes when those before it fail, or by audition.
             if number and not known[rung.name].healed:
                 continue
             belief = FIRST if number == 0 else LATER
             rate = known[rung.name].draw(random.Random(f"{seed}/{rung.name}"), belief, lasts, fails)
             if rate > best_rate:  # not when equal: then it stays as it is written
                 best, best_rate = rung, rate
+        heard = next((r for r in harmless[1:] if known[r.name].tries < AUDITIONS), None)
+        if heard and not after and known[best.name].leaves_room(best_rate, fails):
+            return Choice(heard.name, f"{told}: {heard.name} tried out, for {best.name} takes long")
         return Choice(best.name, f"{told}: {best.name} drawn")
 
 
@@ -166,6 +175,15 @@ class Tally:
     @property
     def is_harmful(self) -> bool:
         return self.harms > HARM * (self.heals + self.fails + PRIOR)
+
+    def leaves_room(self, rate: float, fails: float) -> bool:
+        """Whether trying out what is unknown should pay.
+
+        A fault that came so many times will come about as many times again, and each is then healed sooner if the
+        unknown turns out as a rung commonly does. Against that stands one failure, ``fails`` seconds, if it does not.
+        """
+        saved = max(0.0, 1 / rate - LASTS)
+        return (self.heals + self.fails) * LATER * saved > (1 - LATER) * fails
 
     def draw(self, chance: random.Random, belief: float, lasts: float, fails: float) -> float:
         """Chance of healing per second, from what may be true."""

@@ -66,12 +66,15 @@ class SendFailed(EvaluationError):
 class Runtime:
     """What the macrostep under way needs and nothing that outlives it; one for all instances of a thread."""
 
-    __slots__ = ("effects", "event", "made", "queue", "reachable", "starting", "steps")
+    __slots__ = ("effects", "event", "made", "now", "queue", "reachable", "starting", "steps")
 
     def __init__(self) -> None:
         self.queue: deque[Event] = deque()
         """Internal events."""
         self.event: Event | None = None
+        self.now: float | None = None
+        """Wall-clock seconds of what is being handled, which expressions ask for by ``now()``. Set by the host before
+        each call; it is the host's to keep, where a journal is to be played again."""
         self.effects: list[Effect] = []
         """What was asked of the host, who reads and clears it after each call."""
         self.starting: dict[int, bool] = {}
@@ -150,10 +153,13 @@ class Compiler:
         """Functions may change values in place, in spite of what they are asked: rolling back needs deep copies."""
         self.writes = False
         """Whether anything but first values is ever assigned."""
+        self.asks_time = False
+        """Whether an expression may call ``now()``."""
 
     # Expressions
 
     def expression(self, source: str, place: Place) -> Compiled:
+        self.asks_time = self.asks_time or "now" in source
         try:
             return compile_expression(
                 source,

@@ -13,6 +13,9 @@ class Sent:
     delay: float
     id: str | None
     data: Any
+    resumed: bool = False
+    """A time event of a state that was entered again by a history: what was left of it when the state was left may
+    count instead of the whole ``delay``."""
 
 
 @dataclass(frozen=True, slots=True)

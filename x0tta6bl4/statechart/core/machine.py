@@ -341,7 +341,11 @@ class Chart(Tables):
         for state in bits(entering.mask):
             mask |= 1 << state
             enters.append(state)
-            operations += [(mask, operation) for operation in self.entry[state]]
+            resumes = entering.resumed >> state & 1
+            operations += [
+                (mask, self.rearming.get(operation, operation) if resumes else operation)
+                for operation in self.entry[state]
+            ]
             initially = self.on_initial[state]
             if state in entering.by_default and initially is not None:
                 operations.append((mask, initially))

@@ -230,6 +230,8 @@ class Tables:
         self.local_firsts: dict[int, list[First]] = {}
         self.afters: list[list[tuple[str, Operation]]] = [[] for _ in self.names]
         """Of each state, its time events and what arms them."""
+        self.rearming: dict[Operation, Operation] = {}
+        """What arms a time event -> what does so where a history led back to its state."""
         self._changes = 0
         self._known_ways: dict[int, list[Path]] = {}
         self._joins: dict[int, list[tuple[int, int, Transition]]] = {}
@@ -583,9 +585,12 @@ class Tables:
             def delay_of(data: Any, event: Any, instance: Any) -> Any:
                 return seconds
 
-        def arm(instance: Any) -> None:
+        def arm(instance: Any, resumed: bool = False) -> None:
             delay = duration_seconds(delay_of(instance.data, instance.runtime.event, instance))
-            instance.runtime.effects.append(Sent(name, None, delay, name, None))
+            instance.runtime.effects.append(Sent(name, None, delay, name, None, resumed))
+
+        def arm_again(instance: Any) -> None:
+            arm(instance, True)
 
         cancelled = Cancelled(name)
 
@@ -593,6 +598,7 @@ class Tables:
             instance.runtime.effects.append(cancelled)
 
         armed = self.content.guarded(arm, f"after {after} of {self.names[n]!r}")
+        self.rearming[armed] = self.content.guarded(arm_again, f"after {after} of {self.names[n]!r}")
         self.afters[n].append((name, armed))
         self.entry[n].append(armed)
         self.exit[n].insert(0, disarm)

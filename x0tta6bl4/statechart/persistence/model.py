@@ -121,6 +121,10 @@ class Point(NamedTuple):
         return Rest(*self[:4])
 
 
+_Offer = tuple[Rest, tuple[str, ...], tuple[str, ...], Answers]
+"""A rest, the deferred events that were offered to it in vain, and those that are still to be."""
+
+
 @dataclass(slots=True)
 class _Outside:
     """An event that comes from outside of the machine, or from one of its timers or activities."""
@@ -313,7 +317,7 @@ class Model:
                 if catches((*words_here, *self.chart.deferred[n]), name):
                     sources |= 1 << n if n else -1
             only_in = self._only_in(name)
-            known = self.people is None or catches(self.people, name)
+            known = self.people is None or catches(self.people, name) or (name == _ANY and bool(self.people))
             yield _Outside(name, sources, only_in, by_timer or known or bool(only_in & self.busy))
 
     def _only_in(self, name: str) -> int:
@@ -540,7 +544,7 @@ class Model:
         if lost is not None and self.complete:
             self.endless.append((source[0], Step(source[1].event, seen[lost]), self.innermost(lost.mask)))
 
-    def _external(self, rest: Rest, name: str, step: Step, origin: Rest) -> dict[tuple[Rest, bool], Answers]:
+    def _external(self, rest: Rest, name: str, step: Step, origin: Rest | None) -> dict[tuple[Rest, bool], Answers]:
         """What can follow one event from outside, and whether it was taken."""
         point = Point(*rest, ())
         found: dict[tuple[Rest, bool], Answers] = {}
@@ -563,9 +567,8 @@ class Model:
         """The event, and then the deferred ones, offered again whenever the configuration has changed."""
         found: dict[Rest, Answers] = {}
         step = Step(self.shown(name))
-        # A rest, what was offered to it in vain, and what is still to be offered.
-        waiting: list[tuple[Rest, tuple[str, ...], tuple[str, ...], Answers]] = []
-        seen: set[tuple[Rest, tuple[str, ...], tuple[str, ...]]] = set()
+        known = len(self.endless)
+        waiting: list[_Offer] = []
         for (end, taken), answers in self._external(rest, name, step, rest).items():
             if taken and end.deferred and end.mask != rest.mask:
                 waiting.append((end._replace(deferred=()), (), end.deferred, answers))
@@ -575,6 +578,21 @@ class Model:
                 waiting.append((end._replace(deferred=()), rest.deferred, new, answers))
             else:
                 found.setdefault(end, answers)
+        self._recalled(waiting, step, rest, found)
+        if not found and self.complete and len(self.endless) == known:
+            # Recalled events cause one another without end.
+            self.endless.append((rest, step, self.innermost(rest.mask)))
+        return found
+
+    def _recalled(
+        self,
+        waiting: list[_Offer],
+        step: Step,
+        origin: Rest | None,
+        found: dict[Rest, Answers],
+    ) -> None:
+        """Puts into ``found`` where it rests after what waits was offered."""
+        seen: set[tuple[Rest, tuple[str, ...], tuple[str, ...]]] = set()
         while waiting:
             at, kept, left, answers = waiting.pop()
             if (at, kept, left) in seen:
@@ -583,7 +601,7 @@ class Model:
             if not left or at.has_ended:
                 found.setdefault(at if at.has_ended else at._replace(deferred=(*kept, *left)), answers)
                 continue
-            for (end, taken), said in self._external(at, left[0], Step(step.event, answers), rest).items():
+            for (end, taken), said in self._external(at, left[0], Step(step.event, answers), origin).items():
                 bare, again = end._replace(deferred=()), end.deferred
                 if taken and end.mask != at.mask:
                     waiting.append((bare, (), _once(*kept, *left[1:], *again), said))
@@ -591,10 +609,6 @@ class Model:
                     waiting.append((bare, kept, _once(*left[1:], *again), said))
                 else:
                     waiting.append((bare, _once(*kept, *again), left[1:], said))
-        if seen and not found and self.complete:
-            # Recalled events cause one another without end.
-            self.endless.append((rest, step, self.innermost(rest.mask)))
-        return found
 
     # All of them
 
@@ -609,8 +623,12 @@ class Model:
             for raised, said in self._outcomes(script)
             for point, more in self._after(chart.start_plan(chart.no_history), begin._replace(queue=raised))
         ]
+        settled = self._settled(first, (None, start))
+        deferring = [rest for rest in settled if rest.deferred]
+        again: list[_Offer] = [(rest._replace(deferred=()), (), rest.deferred, settled.pop(rest)) for rest in deferring]
+        self._recalled(again, start, None, settled)
         waiting: deque[Rest] = deque()
-        for rest, answers in self._settled(first, (None, start)).items():
+        for rest, answers in settled.items():
             self.found[rest] = (None, Step(_START, answers)) if answers else None
             waiting.append(rest)
         while waiting:
@@ -691,7 +709,7 @@ class Model:
 _ANY = "any.other.event"
 _START = "start"
 # What makes the answer of a guard depend on more than the active states.
-_READS_EVENT = re.compile(r"\b(_event|result)\b")
+_READS_EVENT = re.compile(r"\b(_event|result|now)\b")
 
 
 def _is_exact(guard: Guard) -> bool:

@@ -78,6 +78,9 @@ def start(instance: Instance, override: Mapping[str, Any] | None = None) -> None
         if not chart.rollback:
             raise
         runtime.effects.append(Faulted("the start", str(loop)))
+    else:
+        if instance.deferred:
+            _recall(instance, 0)
 
 
 def handle(instance: Instance, event: Event) -> bool:
@@ -301,35 +304,38 @@ def _recall(instance: Instance, known: int) -> None:
     """
     kept: list[Event] = list(instance.deferred[:known])
     waiting = list(instance.deferred[known:])
+    effects = instance.runtime.effects
     count = 0
-    try:
-        while waiting and instance.running:
-            count += 1
-            if count > MICROSTEPS:
-                why = f"no rest after {MICROSTEPS} of them; active: {', '.join(instance.configuration)}"
-                instance.runtime.effects.append(Faulted("recalling deferred events", why))
-                break
-            event = waiting.pop(0)
-            node = instance.node
-            instance.deferred = ()
-            selection = node.select.get(event.name)
-            if selection is None:
-                selection = instance.chart.selection(node, event.name)
-            if selection is False and catches(node.defers, event.name):
-                kept.append(event)
-                continue
+    while waiting and instance.running:
+        count += 1
+        if count > MICROSTEPS:
+            why = f"no rest after {MICROSTEPS} of them; active: {', '.join(instance.configuration)}"
+            effects.append(Faulted("recalling deferred events", why))
+            break
+        event = waiting.pop(0)
+        node = instance.node
+        instance.deferred = ()
+        selection = node.select.get(event.name)
+        if selection is None:
+            selection = instance.chart.selection(node, event.name)
+        if selection is False and catches(node.defers, event.name):
+            kept.append(event)
+            continue
+        try:
             taken = _external(instance, event, selection, recalled=True)
-            again = instance.deferred  # itself, or what was raised on the way
-            if taken and instance.node is not node:
-                waiting = [*kept, *waiting, *again]
-                kept = []
-            elif taken:
-                waiting += again
-            else:
-                kept += again
-    finally:
-        # Also when one of them found no rest: the others are not lost with it.
-        instance.deferred = (*kept, *waiting) if instance.running else ()
+        except EndlessLoop as loop:
+            # Its own step was taken back. The one that it follows was taken, and the others still wait.
+            effects.append(Faulted(f"the recalled event {event.name}", str(loop)))
+            taken = False
+        again = instance.deferred  # itself, or what was raised on the way
+        if taken and instance.node is not node:
+            waiting = [*kept, *waiting, *again]
+            kept = []
+        elif taken:
+            waiting += again
+        else:
+            kept += again
+    instance.deferred = (*kept, *waiting) if instance.running else ()
 
 
 def _chosen(instance: Instance, selection: Selection, event: Event | None, name: str | None) -> Plan | None:

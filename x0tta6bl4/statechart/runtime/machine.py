@@ -96,6 +96,7 @@ class Machine:
         self._busy = True
         try:
             self.instance.seq += 1
+            self.runtime.now = self._wall()
             start(self.instance, data)
             self._call("started")
             self._after(None, True)
@@ -169,6 +170,7 @@ class Machine:
         if self.instance.running:
             self._busy = True
             try:
+                self.runtime.now = self._wall()
                 cancel(self.instance)
                 self._after(None, True)
             finally:
@@ -187,6 +189,7 @@ class Machine:
         before = self.instance
         self._busy = True
         try:
+            self.runtime.now = self._wall()
             instance = modified(before, chart)
             armed = {name: arm for n in (0, *bits(instance.mask)) for name, arm in chart.afters[n]}
             there = {name for n in (0, *bits(before.mask)) for name, _ in before.chart.afters[n]}
@@ -288,12 +291,9 @@ class Machine:
         self.fault = None
         instance = self.instance
         instance.seq += 1
-        try:
-            taken = handle(instance, event)
-        except EndlessLoop:
-            if self.runtime.effects:  # the event itself was handled; one that it recalled found no rest
-                self._after(event, True)
-            raise
+        if self.chart.content.asks_time:
+            self.runtime.now = self._wall()
+        taken = handle(instance, event)
         self._after(event, taken)
         return taken
 
@@ -306,6 +306,8 @@ class Machine:
     def _changes(self) -> bool:
         """Change events until none is left. Data that a step has changed may make the next one true."""
         instance = self.instance
+        if self.chart.content.asks_time:
+            self.runtime.now = self._wall()
         for count in range(MICROSTEPS):
             instance.seq += 1
             taken = observe(instance)

@@ -217,6 +217,13 @@ def _event_view(event: Event | None) -> Any:
     return None if event is None else _sized({name: getattr(event, name) for name in _EVENT_FIELDS})
 
 
+def _now(instance: Any) -> Any:
+    """Of what is being handled, as the host says it: no clock is read here, so that a replay gives the same."""
+    if instance.runtime.now is None:
+        raise EvaluationError("nobody says what time it is")
+    return instance.runtime.now
+
+
 def _io_processors(instance: Any) -> dict[str, Any]:
     here = {"location": f"#_scxml_{instance.id}"}
     return {"scxml": here, "http://www.w3.org/TR/scxml/#SCXMLEventProcessor": dict(here)}
@@ -388,7 +395,7 @@ _FUNCTIONS: Final[Mapping[str, tuple[Callable[..., Any], int, int]]] = MappingPr
         "join": (_join, 1, 2),
     }
 )
-FUNCTION_NAMES: Final = (*_FUNCTIONS, "In")
+FUNCTION_NAMES: Final = (*_FUNCTIONS, "now", "In")
 _METHODS: Final = frozenset({"get", "startswith", "endswith", "lower", "upper", "strip", "keys"})
 _CLASSES: Final[Mapping[str, type]] = MappingProxyType(
     {"bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict}
@@ -454,6 +461,7 @@ _SCOPE: Final[dict[str, Any]] = {
     "event_view": _event_view,
     "is_a": _is_a,
     "io_processors": _io_processors,
+    "now": _now,
     **{f"do_{name}": function for name, (function, _, _) in _FUNCTIONS.items()},
 }
 """The globals of every compiled expression. A dict because functions want one; nobody writes to it."""
@@ -672,6 +680,10 @@ class _Translation:
                     raise self.refusal("In() takes the name of a state")
                 is_in = ast.Attribute(_name("instance"), "is_in", ast.Load())
                 return ast.Call(is_in, [self(values[0])], [])
+            case ast.Name(id="now"):
+                if values:
+                    raise self.refusal("now() takes no value")
+                return _call("now", _name("instance"))
             case ast.Name(id="isinstance"):
                 match values:
                     case [value, ast.Name(id=name)] if name in _CLASSES:
@@ -773,7 +785,7 @@ def readings_in(source: str) -> tuple[str, ...]:
                 found[ast.unparse(node)] = None
             return
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id == "In":
+            if node.func.id in ("In", "now"):
                 found[ast.unparse(node)] = None
                 return
             parts: Iterable[ast.AST] = node.args
