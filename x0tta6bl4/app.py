@@ -51,8 +51,7 @@ from x0tta6bl4.observability.tracker import ExecutionTracker
 from x0tta6bl4.ports.database import Row, Transaction
 from x0tta6bl4.ports.processes import Program
 from x0tta6bl4.runbooks.catalogue import catalogue_of, check
-from x0tta6bl4.runbooks.document import Runbook, parse, proved
-from x0tta6bl4.runbooks.document import read as read_runbooks
+from x0tta6bl4.runbooks.document import Runbook, draft, drafts, parse
 from x0tta6bl4.runbooks.shipped import shipped
 from x0tta6bl4.settings.care import Care, Places, UnderCare, unfold
 from x0tta6bl4.settings.load import Loaded, load, watched_paths
@@ -125,6 +124,8 @@ class Blueprint:
     cares: tuple[UnderCare, ...]
     subjects: Mapping[str, Subject]
     chosen: Mapping[str, tuple[Chosen, ...]]
+    drafts: tuple[Runbook, ...] = ()
+    """Runbooks with mistakes, as far as they could be made out: what they ask for is checked with the others'."""
 
     @property
     def programs(self) -> list[Program]:
@@ -163,7 +164,7 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
     problems += _dependency_problems(subjects, set(settings.subjects))
 
     from_care = {name: entry for care in cares for name, entry in care.monitors.items()}
-    rules, mistakes = _rules(settings, folder)
+    rules, unsound, mistakes = _rules(settings, folder)
     problems += mistakes
     planners: dict[str, Mapping[str, Any]] = {k: dict(v) for k, v in DEFAULTS["planners"].items()}
     own_rules = [dict(rule.source) for rule in rules]
@@ -180,13 +181,13 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
         found, mistakes = choose(family, wanted)  # type: ignore[arg-type]  # the keys above are the families
         chosen[family] = tuple(found)
         problems += mistakes
-    problems += _rule_problems(subjects, [*rules, *shipped()])
+    problems += _rule_problems(subjects, [*rules, *unsound, *shipped()])
     if len(chosen["planners"]) != 1 and not any(p.where.startswith("planners") for p in problems):
         problems.append(
             Problem("planners", f"there must be exactly one planner; {len(chosen['planners'])} are enabled")
         )
     problems += production_checks(settings)
-    return Blueprint(settings, places, tuple(cares), subjects, chosen), problems
+    return Blueprint(settings, places, tuple(cares), subjects, chosen, tuple(unsound)), problems
 
 
 def _dependency_problems(subjects: Mapping[str, Subject], names: set[str]) -> Iterator[Problem]:
@@ -214,9 +215,11 @@ def _dependency_problems(subjects: Mapping[str, Subject], names: set[str]) -> It
                 queue += subjects[name].depends_on
 
 
-def _rules(settings: Settings, base: Path) -> tuple[list[Runbook], list[Problem]]:
-    """The operator's own; relative paths lie beside the configuration file, wherever the daemon is started from."""
+def _rules(settings: Settings, base: Path) -> tuple[list[Runbook], list[Runbook], list[Problem]]:
+    """The operator's own, those of them with mistakes apart; relative paths lie beside the configuration file, wherever
+    the daemon is started from."""
     rules: list[Runbook] = []
+    unsound: list[Runbook] = []
     problems: list[Problem] = []
     sources: list[Path] = []
     for folder in (base / named for named in settings.rules_dirs):
@@ -229,27 +232,28 @@ def _rules(settings: Settings, base: Path) -> tuple[list[Runbook], list[Problem]
             place = base / entry
             sources += sorted(place.glob("*.yaml")) if place.is_dir() else [place]
         elif isinstance(entry, Mapping):
-            book, mistakes = parse(entry, f"runbooks[{number}]")
-            rules += [book] if book is not None else []
-            problems += mistakes or (proved(book) if book is not None else [])
+            book, mistakes = draft(entry, f"runbooks[{number}]")
+            (unsound if mistakes else rules).extend([book] if book is not None else [])
+            problems += mistakes
         else:
             problems.append(Problem(f"runbooks[{number}]", f"is neither a path nor a runbook (got {entry!r})"))
     for source in sources:
         try:
-            rules += read_runbooks(source.read_text(encoding="utf-8"), str(source))
+            books, mistakes = drafts(source.read_text(encoding="utf-8"), str(source))
         except OSError as error:
             problems.append(Problem("runbooks", f"cannot read {source}: {error.strerror}"))
         except UnicodeDecodeError:
             problems.append(Problem("runbooks", f"{source} is not UTF-8 text"))
-        except ConfigError as error:
-            problems += error.problems
+        else:
+            (unsound if mistakes else rules).extend(books)
+            problems += mistakes
     names = [rule.name for rule in rules]
     problems += [
         Problem("runbooks", f"{name!r} is the name of {names.count(name)} runbooks of yours", hint="give each its own")
         for name in dict.fromkeys(names)
         if names.count(name) > 1
     ]
-    return rules, problems
+    return rules, unsound, problems
 
 
 def _rule_problems(subjects: Mapping[str, Subject], rules: Sequence[Runbook]) -> Iterator[Problem]:
@@ -312,6 +316,8 @@ def _action_problems(blueprint: Blueprint) -> list[Problem]:
         for raw in getattr(chosen.config, "rules", ()):
             book, _ = parse(raw)
             problems += check(book, catalogue, blueprint.subjects.values()) if book is not None else []
+    for book in blueprint.drafts:
+        problems += check(book, catalogue, blueprint.subjects.values())
     for subject in blueprint.subjects.values():
         for verb, action in subject.controller.items():
             if action not in offered:

@@ -1,17 +1,22 @@
 """What every Commands promises, asked of the real one with real programs, and the short of it of the fake as well."""
 
 import asyncio
+import gc
+import logging
 import os
 import signal
+import struct
+import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from x0tta6bl4.adapters.commands import LinuxCommands
-from x0tta6bl4.kernel.errors import StepRefused
+from x0tta6bl4.kernel.errors import StepFailed, StepRefused
 from x0tta6bl4.ports.commands import CommandResult, Commands
 from x0tta6bl4.testing.fakes import FOREVER, FakeCommands
 
@@ -165,6 +170,209 @@ def test_no_descriptor_stays_open() -> None:
     before, after = asyncio.run(many())
 
     assert before == after
+
+
+# --- after the daemon was killed ---
+
+DAEMON = """
+import asyncio, sys
+from pathlib import Path
+from x0tta6bl4.adapters.commands import LinuxCommands
+from x0tta6bl4.adapters.processes import LinuxProcesses
+from x0tta6bl4.ports.processes import Program
+
+async def main():
+    state_dir, *scripts = sys.argv[1:]
+    commands, processes = LinuxCommands(Path(state_dir)), LinuxProcesses(Path(state_dir))
+    await processes.start(Program("cared-for", ("/bin/sleep", "1000")))
+    print(processes.supervised("cared-for").pid, flush=True)
+    for script in scripts:
+        await commands.run(["/bin/sh", "-c", script], timeout=1000)
+
+asyncio.run(main())
+"""
+
+
+class Killed:
+    """A daemon that ran these scripts one after another, and was killed in the middle of the last one."""
+
+    def __init__(self, folder: Path, *scripts: str) -> None:
+        self.folder = folder
+        self.state_dir = folder / "state"
+        self.cared_for = 0
+        self._argv = [sys.executable, "-c", DAEMON, str(self.state_dir), *scripts]
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that the scripts have told of, each by a line of its own."""
+        file = self.folder / "pids"
+        return [int(word) for word in file.read_text().split()] if file.exists() else []
+
+    @property
+    def written(self) -> Path:
+        """Where the daemon has written down what it runs."""
+        (file,) = (self.state_dir / "commands").iterdir()
+        return file
+
+    def _has_written_down(self, script: int) -> bool:
+        number = struct.pack("=Q", script)
+        return any(file.read_bytes().startswith(number) for file in (self.state_dir / "commands").glob("*"))
+
+    async def die(self, pids: int) -> None:
+        """Once so many processes are told of; the last script's own number comes first of what it tells."""
+        daemon = subprocess.Popen(self._argv, stdout=subprocess.PIPE, text=True)
+        assert daemon.stdout is not None
+        with daemon:
+            self.cared_for = int(daemon.stdout.readline())
+            await until(lambda: len(self.pids) == pids and any(map(self._has_written_down, self.pids)))
+            daemon.kill()
+
+    def clear(self) -> None:
+        for pid in filter(None, [*self.pids, self.cared_for]):
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def killed(folder: Path, *scripts: str, pids: int) -> Iterator[Killed]:
+    tell = f"tell() {{ echo $1 >> {folder / 'pids'}; }}; "
+    daemon = Killed(folder, *(tell + script for script in scripts))
+    try:
+        asyncio.run(daemon.die(pids))
+        yield daemon
+    finally:
+        daemon.clear()
+
+
+TREE = (
+    "trap '' TERM HUP; set -m; sleep 1000 & tell $!; set +m; "  # in a process group of its own
+    "sh -c 'sleep 1000 & echo $!; wait' > child & tell $$; tell $!; while [ ! -s child ]; do :; done; "
+    "tell $(cat child); wait; wait; wait"
+)
+
+
+def test_what_a_killed_daemon_was_running_is_gone_with_all_its_children_when_the_next_one_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with killed(tmp_path, TREE, pids=4) as daemon:
+        before = [is_alive(pid) for pid in daemon.pids]
+        asyncio.run(LinuxCommands(daemon.state_dir).end_left())
+
+        assert before == [True] * 4, "SIGKILL of the daemon alone ends none of them"
+        assert [is_alive(pid) for pid in daemon.pids] == [False] * 4
+        assert list((daemon.state_dir / "commands").iterdir()) == []
+        assert is_alive(daemon.cared_for), "a program in the daemon's care is to outlive it"
+
+
+def test_children_whose_program_has_ended_since_are_ended_too(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with killed(tmp_path, f"sleep 1000 & tell $$; tell $!; while [ ! -e {go} ]; do sleep 0.01; done", pids=2) as daemon:
+        program, child = daemon.pids
+        go.touch()
+        asyncio.run(until(lambda: not is_alive(program)))
+        before = is_alive(child)
+        asyncio.run(LinuxCommands(daemon.state_dir).end_left())
+
+        assert before
+        assert not is_alive(child)
+
+
+def test_what_a_command_left_behind_when_it_ended_is_not_touched(tmp_path: Path) -> None:
+    service = "sleep 1000 > /dev/null 2>&1 & tell $!"
+    with killed(tmp_path, service, "tell $$; sleep 1000", pids=2) as daemon:
+        left_behind, program = daemon.pids
+        asyncio.run(LinuxCommands(daemon.state_dir).end_left())
+
+        assert is_alive(left_behind)
+        assert not is_alive(program)
+
+
+def test_the_first_command_of_the_next_life_ends_what_is_left_though_nobody_asks(tmp_path: Path) -> None:
+    with killed(tmp_path, "tell $$; sleep 1000", pids=1) as daemon:
+        asyncio.run(LinuxCommands(daemon.state_dir).run(["/bin/true"], timeout=LONG))
+
+        asyncio.run(until(lambda: not is_alive(daemon.pids[0])))
+
+
+def test_a_number_that_another_process_has_by_now_is_not_touched(tmp_path: Path) -> None:
+    with killed(tmp_path, "tell $$; sleep 1000", pids=1) as daemon:
+        file = daemon.written
+        pid, started = struct.unpack("=QQ", file.read_bytes()[:16])
+        file.write_bytes(struct.pack("=QQ", pid, started + 1))
+        asyncio.run(LinuxCommands(daemon.state_dir).end_left())
+
+        assert is_alive(daemon.pids[0])
+
+
+def test_what_was_written_down_before_a_boot_is_not_touched_and_forgotten(tmp_path: Path) -> None:
+    with killed(tmp_path, "tell $$; sleep 1000", pids=1) as daemon:
+        file = daemon.written
+        file.rename(file.with_name("00000000-0000-0000-0000-000000000000-1-0"))
+        asyncio.run(LinuxCommands(daemon.state_dir).end_left())
+
+        assert is_alive(daemon.pids[0])
+        assert list((daemon.state_dir / "commands").iterdir()) == []
+
+
+def test_what_runs_in_this_life_goes_on_also_when_another_loop_of_it_asks(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    async def ask() -> CommandResult:
+        before_reload, after_reload = LinuxCommands(tmp_path), LinuxCommands(tmp_path)
+        script = f"while [ ! -e {go} ]; do sleep 0.01; done; echo whole"
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(before_reload.run([SHELL, "-c", script], timeout=LONG))
+            await asyncio.sleep(0)
+            await after_reload.run(["/bin/true"], timeout=LONG)
+            await before_reload.end_left()
+            await after_reload.end_left()
+            go.touch()
+        return running.result()
+
+    result = asyncio.run(ask())
+    gc.collect()
+
+    assert (result.code, result.output) == (0, "whole\n")
+    assert list((tmp_path / "commands").iterdir()) == []
+
+
+def test_commands_that_ended_leave_nothing_written_down(tmp_path: Path) -> None:
+    async def several() -> bytes:
+        commands = LinuxCommands(tmp_path)
+        await asyncio.gather(*(commands.run(["/bin/true"], timeout=LONG) for _ in range(5)))
+        await commands.run(["/bin/sleep", "1000"], timeout=0.01)
+        (file,) = (tmp_path / "commands").iterdir()
+        return file.read_bytes()
+
+    assert asyncio.run(several()).strip(b"\0") == b""
+
+
+def test_a_folder_that_cannot_be_written_stops_no_command_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("in the way")
+
+    async def twice() -> list[int | None]:
+        commands = LinuxCommands(tmp_path / "state")
+        return [(await commands.run(["/bin/true"], timeout=LONG)).code for _ in range(2)]
+
+    with caplog.at_level(logging.WARNING):
+        codes = asyncio.run(twice())
+
+    assert codes == [0, 0]
+    assert len(caplog.records) == 1
+
+
+def test_what_cannot_be_ended_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with killed(tmp_path, "tell $$; sleep 1000", pids=1) as daemon, monkeypatch.context() as patched:
+        patched.setattr("x0tta6bl4.adapters.commands._KILL_WAIT", 0.05)
+        patched.setattr(os, "kill", refuse)
+        with pytest.raises(StepFailed, match=str(daemon.pids[0])):
+            asyncio.run(LinuxCommands(daemon.state_dir).end_left())
 
 
 # --- promises that the fake keeps too ---

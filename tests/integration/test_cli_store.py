@@ -21,11 +21,14 @@ import pytest
 from x0tta6bl4.adapters.clock import SystemClock
 from x0tta6bl4.adapters.sqlite import SqliteDatabase
 from x0tta6bl4.cli import main
+from x0tta6bl4.cli.why import Case
+from x0tta6bl4.cli.why import _case as case_of
 from x0tta6bl4.kernel.facts import (
     Answer,
     Condition,
     Incident,
     IncidentState,
+    Move,
     Outcome,
     Plan,
     Result,
@@ -35,6 +38,8 @@ from x0tta6bl4.kernel.facts import (
 )
 from x0tta6bl4.kernel.memory import SubjectState
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
+from x0tta6bl4.testing.virtual_time import run as run_in_virtual_time
+from x0tta6bl4.testing.world import World
 
 Output = pytest.CaptureFixture[str]
 UP = (Condition("work_up", ">=", 1.0),)
@@ -134,6 +139,116 @@ def test_why_not_names_the_check_its_reason_and_the_way_out(
     out = " ".join(capsys.readouterr().out.split())
     for words in ("web is hung", "because work_up is 0", "process.restart on web", "Nothing was done", *told):
         assert words in out
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (
+            Verdict("mode", Answer.DENY, "web is in mode suggest"),
+            ("DENIED: web is in mode suggest", "do it yourself, or"),
+        ),
+        (Verdict("mode", Answer.HOLD, "waits for approval", 240.0), ("HELD until", "x0tta6bl4 approve plan-1")),
+    ],
+)
+def test_a_person_who_was_told_of_the_verdict_does_not_hide_it(
+    verdict: Verdict, told: tuple[str, ...], state: Path, capsys: Output
+) -> None:
+    wanted = plan(incident())
+    if verdict.until is not None:
+        verdict = replace(verdict, until=time() + verdict.until)
+
+    async def asked(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_plan(wanted)
+        await trouble(knowledge, verdict)
+        step = Step("plan-1-ask1.1", "notify.human", "web")
+        await knowledge.record_intent(
+            step, replace(wanted, id="plan-1-ask1", rung="ask", steps=(step,)), await knowledge.boot()
+        )
+        await knowledge.record_outcome(step.id, Outcome(step.id, Result.UNVERIFIED, "sent", time(), time() + 1))
+
+    fill(state, asked)
+
+    assert ask(state, "why", "web") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Planned by rule hung, rung restart (plan-1): process.restart on web",
+        "The guard (mode): process.restart on web",
+        "Nothing was done about it but to try and let people know.",
+        *told,
+    ):
+        assert words in out
+
+    over = incident(state=IncidentState.CLOSED, closed_at=time(), ended="recovered")
+    fill(state, lambda k: k.save_incident(over))
+    ask(state, "why", "web")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Last trouble: hung, recovered" in out and f"(mode): process.restart on web {told[0]}" in out
+
+
+@pytest.mark.parametrize(("mode", "answer"), [("suggest", Answer.DENY), ("approve", Answer.HOLD)])
+def test_what_the_real_loop_tells_people_does_not_hide_what_it_wants(mode: str, answer: Answer) -> None:
+    url = "http://127.0.0.1:1/work"
+    world = World({"web": {"process": ["/bin/web"], "work": url, "mode": mode}})
+
+    async def hung() -> Case:
+        async with world.running():
+            world.hang(url)
+            for _ in range(120):
+                await asyncio.sleep(1.0)
+                if "notify.human" in [a.action for a in await world.actions()]:
+                    break
+            await asyncio.sleep(10.0)
+            (found,) = await world.incidents()
+            return await case_of(world.knowledge, found)
+
+    case = run_in_virtual_time(hung())
+
+    decision, wanted = case.latest_decision, case.latest_plan
+    # In virtual time both have the same moment, so that it is no other plan is asked by itself.
+    assert [(begun.data["action"], case.only_asks(begun)) for begun, _ in case.actions] == [("notify.human", True)]
+    assert decision is not None and (decision.check, decision.answer) == ("mode", answer)
+    assert wanted is not None and [step.action for step in wanted.steps] == ["process.restart"]
+
+
+def test_a_rung_that_happens_to_be_called_ask_replaces_what_was_said_before(state: Path, capsys: Output) -> None:
+    async def climbed(knowledge: SqliteKnowledge) -> None:
+        await trouble(knowledge, Verdict("mode", Answer.DENY, "web is in mode suggest"))
+        step = Step("plan-2.1", "notify.human", "web")
+        own = replace(plan(incident(), "plan-2"), rung="ask", steps=(step,))
+        await knowledge.record_intent(step, own, await knowledge.boot())
+
+    fill(state, climbed)
+
+    assert ask(state, "why", "web") == 0
+    out = capsys.readouterr().out
+    assert "rung ask (plan-2)" in out and "DENIED" not in out
+
+
+def test_an_abort_that_the_runbook_does_not_speak_of_is_told_as_calling_it_off(state: Path, capsys: Output) -> None:
+    def move(number: int, event: str, *, taken: bool, **more: Any) -> Move:
+        return Move("inc-web-1", number, time(), event, taken=taken, **more)
+
+    async def aborted(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_incident(incident())
+        first = await knowledge.send("inc-web-1", "operator.abort", {}, "oncall@cli")
+        other = await knowledge.send("inc-web-1", "operator.abort", {}, "oncall@cli")
+        told = {"who": "oncall@cli"}
+        moves = [
+            move(1, "operator.abort", taken=False, data=told, message=first.id),
+            move(2, "$seen", taken=False),
+            move(3, "operator.abort", taken=False, data=told, message=other.id),
+            move(4, "$close", taken=True),
+        ]
+        await knowledge.save_incident(incident(), moves)
+
+    fill(state, aborted)
+
+    for more in ((), ("--moves",)):
+        ask(state, "incidents", "inc-web-1", *more)
+        out = capsys.readouterr().out
+        assert out.count("operator.abort by oncall@cli; nothing listened to it") == 1
+        assert out.count("operator.abort by oncall@cli; its runbook is called off") == 1
 
 
 def test_why_tells_what_was_done_with_its_outcome_and_proof(state: Path, capsys: Output) -> None:
@@ -262,6 +377,42 @@ def test_pause_and_resume_are_written_and_a_mistyped_target_is_not(state: Path, 
     assert ask(state, "resume") == 0
     assert fill(state, lambda k: k.pauses()) == []
     assert ask(state, "resume") == 0
+
+
+def test_resume_of_what_is_not_paused_says_so_and_what_is(state: Path, capsys: Output) -> None:
+    fill(state, lambda k: k.save_subjects(well("web")))
+
+    assert ask(state, "resume", "nope") == 2
+    assert "nothing is paused under the name 'nope'; nothing is paused at all" in capsys.readouterr().err
+    assert ask(state, "pause", "web", "--for", "30m") == 0
+    assert ask(state, "resume", "nope") == 2
+    assert "nothing is paused under the name 'nope'; paused: web" in capsys.readouterr().err
+    assert len(fill(state, lambda k: k.pauses())) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("why",),
+        ("why", "web"),
+        ("incidents",),
+        ("incidents", "--subject"),
+        ("resume",),
+        ("approve",),
+        ("pause", "--for", "1h"),
+        ("pause", "--for"),
+        ("flags",),
+        (),
+    ],
+)
+@pytest.mark.parametrize("letter", ["a", "a ", "\x1b"])
+def test_a_whole_file_given_by_mistake_is_not_said_back(
+    letter: str, words: tuple[str, ...], state: Path, capsys: Output
+) -> None:
+    fill(state, lambda k: k.save_subjects(well("web")))
+
+    assert ask(state, *words, letter * 100_000) == 2
+    assert len(capsys.readouterr().err) < 1500
 
 
 def test_flags_are_shown_turned_and_audited(state: Path, capsys: Output) -> None:
@@ -483,6 +634,107 @@ def test_doctor_finds_what_is_missing_and_how_to_mend_it(state: Path, tmp_path: 
     assert main(["--config", file, "doctor"]) == 1
     out = capsys.readouterr().out
     assert "there is no /no/such/program" in out and "mend the path" in out
+    assert not state.exists()
+
+
+def test_stand_ins_of_a_runbooks_tests_hide_no_action_that_is_there(
+    state: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "{runbook: mine, version: 1, summary: s, trigger: {anomaly: hung}, states: {"
+        "a: {do: {action: my.thing}, done: end, failed: tell}, tell: {do: notify.human, done: end, failed: end},"
+        " end: {final: true}}}"
+    )
+    test = (
+        "{runbook: mine.yaml, actions: {STUB: {}}, tests: [{test: t, incident: {fault: hung}, end: end,"
+        " script: [{do: my.thing, answer: failed}, {do: notify.human, answer: done}]}]}"
+    )
+
+    for stub, code in (("my.thing", 0), ("my.other", 1)):
+        file = tmp_path / "tests.yaml"
+        file.write_text(test.replace("STUB", stub))
+        assert main(["--state-dir", str(state), "runbook", "test", str(file)]) == code
+        out = capsys.readouterr().out
+        assert "no action 'notify.human'" not in out
+        assert ("there is no action 'my.thing'" in out) == bool(code)
+
+
+def test_a_lock_that_another_daemon_holds_is_told_with_its_holder(state: Path, tmp_path: Path, capsys: Output) -> None:
+    file = config(tmp_path, SERVICE.format(python=sys.executable, mark=tmp_path / "started", mode="auto"))
+    elsewhere = tmp_path / "elsewhere"
+    lock = tmp_path / "lock"
+
+    def doctor_of_lock() -> Any:
+        main(["--config", file, "--output", "json", "doctor"])
+        return next(c for c in json.loads(capsys.readouterr().out)["checks"] if c["what"] == "lock")
+
+    lock.write_text(json.dumps({"pid": os.getpid(), "since": "today", "config": "x", "state_dir": "y"}))
+    assert doctor_of_lock()["status"] == "ok"  # it was left by one that was killed
+    with lock.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.truncate()
+        assert "has not said who it is" in doctor_of_lock()["says"]
+        json.dump({"pid": 4711, "since": "today", "config": "other.yaml", "state_dir": str(elsewhere)}, held)
+        held.flush()
+
+        told = doctor_of_lock()
+        assert told["status"] == "missing"
+        assert f"another daemon holds {lock}: pid 4711" in told["says"] and "other.yaml" in told["says"]
+        assert main(["--config", file, "simulate", "--for", "600ms"]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"Another daemon holds {lock}: pid 4711" in out and "No daemon runs" not in out
+    with lock.open("r+") as free:
+        fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody who looked has kept it
+    assert main(["--config", file, "simulate", "--for", "600ms"]) == 0
+    assert "No daemon runs." in capsys.readouterr().out
+
+
+LIMITS = """
+subjects:
+  web: {work: "tcp://127.0.0.1:9"}
+  job: {process: [/bin/sleep, "60"]}
+monitors: {load: {use: load_average, subject: cpu}}
+analyzers:
+  mine:
+    use: threshold
+    limits:
+      good: {metric: load1_per_core, above: 1e9}
+      typo: {metric: laod1_per_core, above: 1}
+      later: {metric: process_busy, above: 1e9, subjects: [job]}
+      whose: {metric: load1_per_core, above: 1e9, subjects: [wbe]}
+"""
+
+
+def test_a_limit_on_what_nobody_reports_is_named_with_what_is_near(
+    state: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("x0tta6bl4.cli.doctor.LOOK", 0.6)
+    file = config(tmp_path, LIMITS)
+
+    assert main(["--config", file, "--output", "json", "doctor"]) in (0, 1)
+    told = {c["what"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
+
+    typo, whose = told["analyzers.mine.limits.typo"], told["analyzers.mine.limits.whose"]
+    assert typo["status"] == whose["status"] == "warning"
+    assert "no monitor reported laod1_per_core" in typo["says"] and "near it: load1_per_core" in typo["says"]
+    assert "load1_per_core is reported of cpu" in whose["says"] and "not of wbe" in whose["says"]
+    assert told["limits"]["says"].startswith("2 limits of 4 are")
+    assert main(["validate", file]) == 0
+    assert "`x0tta6bl4 doctor` does" in capsys.readouterr().out
+
+
+def test_the_metrics_of_a_subject_are_listed(
+    state: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("x0tta6bl4.cli.doctor.LOOK", 0.6)
+    file = config(tmp_path, LIMITS)
+
+    assert main(["--config", file, "why", "cpu", "--metrics"]) == 0
+    assert any(line.startswith("load1_per_core ") for line in capsys.readouterr().out.splitlines())
+    assert main(["--config", file, "--output", "json", "why", "web", "--metrics"]) == 0
+    assert {m["metric"] for m in json.loads(capsys.readouterr().out)["metrics"]} >= {"work_up"}
+    assert main(["--config", file, "why", "wbe", "--metrics"]) == 2
+    assert "did you mean 'web'?" in capsys.readouterr().err
     assert not state.exists()
 
 

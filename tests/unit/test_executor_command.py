@@ -4,6 +4,7 @@ import asyncio
 import posixpath
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -140,6 +141,7 @@ def test_an_interpreter_with_a_script_is_possible_when_it_is_allowed() -> None:
         ({"argv": ["/bin/ls", "{p}"], "slots": {"p": {"type": "number", "default": "x"}}}, "default should be a num"),
         ({"argv": ["/bin/ls", "{p}"], "slots": {"p": {"roots": ["/srv"]}}}, "roots is for the type path"),
         ({"argv": ["/bin/ls"], "env": {"A=B": "1"}}, "cannot be set in an environment"),
+        ({"argv": ["/bin/ls"], "env": {"X0TTA6BL4_KEY": "1"}}, "the daemon itself tells"),
         ({"argv": ["/bin/ls"], "shell": True}, "Extra inputs"),
         ({"argv": ["/bin/ls"], "undo": "d"}, "there is no command 'd'"),
     ],
@@ -351,7 +353,17 @@ def test_a_real_command_gets_its_arguments_as_they_are_and_a_small_environment(t
         env={"A": "1"},
     )
     effect = asyncio.run(tool.act(step("c", w="x")))
-    assert "['$HOME;ls', 'x'] ['A', 'LANG', 'PATH']" == effect.output.strip()
+    told = [f"X0TTA6BL4_{name}" for name in ("ATTEMPT", "EPOCH", "INCIDENT", "KEY", "STEP")]
+    assert f"['$HOME;ls', 'x'] {['A', 'LANG', 'PATH', *told]}" == effect.output.strip()
+
+
+def test_a_real_command_is_told_which_deed_it_is(tmp_path: Path) -> None:
+    body = "import os; print(*(os.environ[f'X0TTA6BL4_{k}'] for k in ('KEY', 'ATTEMPT', 'EPOCH', 'STEP', 'INCIDENT')))"
+    asked = replace(step("c"), key="inc-1:mend.3", attempt=2, epoch=7, incident="inc-1")
+
+    effect = asyncio.run(real(tmp_path, body).act(asked))
+
+    assert effect.output == "inc-1:mend.3 2 7 s1 inc-1\n"
 
 
 def test_a_code_other_than_zero_is_a_failure_with_the_end_of_the_output(tmp_path: Path) -> None:

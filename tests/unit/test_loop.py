@@ -11,7 +11,7 @@ import pytest
 
 from x0tta6bl4.app import parts_of
 from x0tta6bl4.kernel.bus import EventBus
-from x0tta6bl4.kernel.errors import ProbeFailed, StepFailed
+from x0tta6bl4.kernel.errors import ProbeFailed, StepFailed, StoreError
 from x0tta6bl4.kernel.events import Event
 from x0tta6bl4.kernel.facts import (
     Finding,

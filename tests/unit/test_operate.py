@@ -302,11 +302,11 @@ def test_replay_notices_a_journal_that_was_changed() -> None:
 def test_the_dry_run_says_what_the_planner_would() -> None:
     old, new = planner(first_version()).runbooks[0], both().runbooks[0]
     walk = Walk()
-    assert cannot_move(walk.now, old, new, BODY) == "its runbook has ended"
+    assert cannot_move(walk.now, old, new, BODY, NOW) == "its runbook has ended"
     walk.look()
-    assert cannot_move(walk.now, old, new, BODY) == ""
-    assert "settle" in cannot_move(walk.now, old, new, {"data": BODY["data"]})
-    assert cannot_move(walk.now, old, new, {**BODY, "refuse_if": "tries == 3"})
+    assert cannot_move(walk.now, old, new, BODY, NOW) == ""
+    assert "settle" in cannot_move(walk.now, old, new, {"data": BODY["data"]}, NOW)
+    assert cannot_move(walk.now, old, new, {**BODY, "refuse_if": "tries == 3"}, NOW)
 
 
 # -- what may be said -------------------------------------------------------------------------------------------------
@@ -338,11 +338,11 @@ def test_it_is_told_what_a_runbook_listens_to_and_what_is_in_the_way() -> None:
     walk = Walk()
     walk.look()
     book = walk.the.runbooks[0]
-    words = heard(book, walk.now)
+    words = heard(book, walk.now, NOW)
 
     assert words == {"operator.hold": "", "operator.resume": "only in held", "operator.retry": "only in held"}
     walk.tell("operator.hold", seconds=1.0)
-    words = heard(book, walk.now)
+    words = heard(book, walk.now, NOW)
     assert words["operator.hold"] == "only in work" and words["operator.resume"] == ""
     assert "tries < 3" in words["operator.retry"]
     assert is_heard("operator.dance", words) is None

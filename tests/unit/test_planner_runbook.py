@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x0tta6bl4.kernel.facts import Book, Incident, IncidentState, Message, Outcome, Plan, Result, Severity
-from x0tta6bl4.kernel.memory import Feedback
-from x0tta6bl4.kernel.plugin import Advance, Situation
+from x0tta6bl4.kernel.memory import Feedback, Kept
+from x0tta6bl4.kernel.plugin import USUAL_TIMEOUT, Advance, Situation
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.planners.runbook import PLUGIN, Config, Runbooks
 from x0tta6bl4.runbooks.life import replayed
@@ -441,6 +442,120 @@ def test_what_was_done_is_taken_back_newest_first_one_journaled_step_at_a_time()
     assert undone.incident.passes == 0
     ended = the.plan(undone.incident, where)
     assert ended is not None and ended.incident.passes == 1 and not ended.plans
+
+
+def test_an_action_may_take_as_long_as_its_executor_says_where_the_runbook_says_nothing() -> None:
+    where = situation(timeouts={"process.restart": 17.0})
+
+    assert plan_of(planner(rule()), incident(), where).steps[0].timeout == 17.0
+    assert plan_of(planner(rule()), incident(), situation()).steps[0].timeout == USUAL_TIMEOUT
+    said = rule()
+    said["states"]["first"]["do"]["timeout"] = "5s"
+    assert plan_of(planner(said), incident(), where).steps[0].timeout == 5.0
+
+
+def holding(after: Any, **more: Any) -> dict[str, Any]:
+    return rule(
+        initial="work",
+        states={
+            "work": {
+                "on": {"operator.hold": "held"},
+                "states": {"settle": {"after": after, **more}, "was": {"history": "deep", "default": "settle"}},
+            },
+            "held": {"on": {"operator.resume": "was", "operator.again": "work"}},
+            "end": {"final": True},
+        },
+    )
+
+
+def left(the: Runbooks, at: Incident, where: Situation) -> tuple[Incident, float | None]:
+    advance = the.plan(at, where)
+    assert advance is not None
+    return advance.incident, advance.look_again
+
+
+def moment(seconds: float, epoch: int = 1) -> Situation:
+    """So long after the beginning; each life of the daemon has a monotonic clock of its own."""
+    return situation(monotonic=1000.0 * epoch + seconds, now=NOW + seconds, epoch=epoch)
+
+
+@pytest.mark.parametrize(("hold", "remains"), [("restart", 10.0), ("pause", 6.0)])
+def test_a_timer_that_pauses_goes_on_with_what_was_left_of_it_also_after_a_restart(hold: str, remains: float) -> None:
+    rules = holding({"10s": {"to": "end", "hold": hold}})
+    the = planner(rules)
+    at, wait = left(the, incident(), moment(0))
+    assert wait == 10.0
+    held = the.tell(at, say("operator.hold"), moment(4))
+    assert left(the, held.incident, moment(100))[1] is None  # held, nothing runs
+
+    kept = replace(held.incident, place=Kept(held.incident.place.text))  # as the database has it
+    other = planner(rules)  # and another life of the daemon, which knows nothing else
+    resumed = other.tell(kept, say("operator.resume"), moment(300, epoch=2))
+    assert left(other, resumed.incident, moment(300, epoch=2))[1] == remains
+    assert f"after.settle.0 in {remains:g} s" in resumed.moves[-1].effects
+    early = other.plan(resumed.incident, moment(300 + remains - 0.5, epoch=2))
+    assert early is not None and not early.moves
+    again = replace(resumed.incident, place=Kept(resumed.incident.place.text))  # it died once more while it waited
+    due = planner(rules).plan(again, moment(300 + remains + 0.5, epoch=3))
+    assert due is not None and [m.event for m in due.moves] == ["after.settle.0"]
+
+    moves = [*the.plan(incident(), moment(0)).moves, *held.moves, *resumed.moves]  # type: ignore[union-attr]  # as above
+    book = the.runbook_for(incident(), web())
+    assert replayed(moves, lambda hash: book, resumed.incident) == []
+
+
+def test_a_paused_timer_pauses_as_often_as_it_is_held_and_a_new_entry_begins_it_anew() -> None:
+    the = planner(holding({"10s": {"to": "end", "hold": "pause"}}))
+    at, _ = left(the, incident(), moment(0))
+    for second, remains in ((3, 7.0), (105, 5.0), (207, 1.0)):
+        at = the.tell(at, say("operator.hold"), moment(second)).incident
+        at = the.tell(at, say("operator.resume"), moment(second // 100 * 100 + 103)).incident
+        assert left(the, at, moment(second // 100 * 100 + 103))[1] == remains
+
+    at = the.tell(at, say("operator.hold"), moment(303.5)).incident
+    at = the.tell(at, say("operator.again"), moment(400)).incident  # by the door, not by the history
+    assert left(the, at, moment(400))[1] == 10.0
+    assert "paused" not in at.place
+
+
+def test_a_timer_that_has_come_does_not_come_again_when_what_it_pauses_for_is_over() -> None:
+    after = {"2s": {"do": {"emit": "still.here"}, "hold": "pause"}, "60s": "end"}
+    the = planner(holding(after))
+    at, _ = left(the, incident(), moment(0))
+    rung = the.plan(at, moment(3))
+    assert rung is not None and [name for name, _ in rung.said] == ["still.here"]
+    at = the.tell(rung.incident, say("operator.hold"), moment(4)).incident
+    at = the.tell(at, say("operator.resume"), moment(5)).incident
+
+    assert left(the, at, moment(5))[1] == 60.0  # the one that begins anew, and nothing before it
+    assert the.plan(at, moment(64)).said == ()  # type: ignore[union-attr]  # it has a runbook
+
+
+def test_the_time_in_an_expression_is_that_of_what_happens_and_the_same_when_it_is_played_again() -> None:
+    rules = holding(
+        {"=600 - (now() - since)": "end"},
+        on={"operator.note": {"do": {"set": {"noted": "now()"}}}},
+        when={"now() > since + 50 and seen.work_up == 0": "end"},
+    ) | {"data": {"since": "now()", "noted": 0}}
+    the = planner(rules)
+    first = the.plan(incident(), moment(0))
+    assert first is not None and first.look_again == 600.0
+    held = the.tell(first.incident, say("operator.hold"), moment(30))
+    resumed = the.tell(held.incident, say("operator.resume"), moment(40))
+    assert left(the, resumed.incident, moment(40))[1] == 560.0
+    noted = the.tell(resumed.incident, say("operator.note"), moment(41.25))
+    moves = [*first.moves, *held.moves, *resumed.moves, *noted.moves]
+    book = the.runbook_for(incident(), web())
+
+    assert noted.incident.place["chart"]["data"]["since"] == NOW
+    assert noted.incident.place["chart"]["data"]["noted"] == NOW + 41.25
+    assert replayed(moves, lambda hash: book, noted.incident) == []
+    moved = [replace(move, at=move.at + 1) for move in moves]
+    assert replayed(moved, lambda hash: book, noted.incident) == ["data differs at the end"]
+    seen = replace(moment(45), seen={"work_up": 0.0})
+    assert the.plan(noted.incident, seen).moves == ()  # type: ignore[union-attr]  # it has a runbook
+    later = the.plan(noted.incident, replace(moment(51), seen={"work_up": 0.0}))
+    assert later is not None and later.moves[-1].event == "$seen"
 
 
 def test_an_event_that_nothing_listens_to_is_told_so_and_consumed() -> None:

@@ -9,6 +9,7 @@ from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.runbooks.catalogue import ActionSpec, Resolved, catalogue_of, check, resolved
 from x0tta6bl4.runbooks.document import Runbook, read
 from x0tta6bl4.runbooks.shipped import shipped
+from x0tta6bl4.runbooks.strategy import Rung
 from x0tta6bl4.testing.contract import UntouchedTools
 
 
@@ -51,15 +52,15 @@ def told(book: Runbook, catalogue: dict[str, ActionSpec], *subjects: Subject) ->
 
 
 def test_every_action_says_what_it_can_hurt_and_whether_twice_is_once(catalogue: dict[str, ActionSpec]) -> None:
-    said = {name: (spec.blast, spec.idempotent, spec.disruptive) for name, spec in catalogue.items()}
+    said = {name: (spec.blast, spec.idempotent) for name, spec in catalogue.items()}
 
-    assert said["notify.human"] == ("none", True, False)
-    assert said["process.restart"] == ("process", False, True)
-    assert said["systemd.restart"] == ("service", False, True)
-    assert said["systemd.kill"] == ("service", False, True)
-    assert said["cleanup.free"] == ("service", True, True)
-    assert said["command.reload-web"] == ("service", False, True)
-    assert said["command.look"] == ("none", True, False)
+    assert said["notify.human"] == ("none", True)
+    assert said["process.restart"] == ("process", False)
+    assert said["systemd.restart"] == ("service", False)
+    assert said["systemd.kill"] == ("service", False)
+    assert said["cleanup.free"] == ("service", True)
+    assert said["command.reload-web"] == ("service", False)
+    assert said["command.look"] == ("none", True)
     assert not [name for name, spec in catalogue.items() if spec.is_reboot_class]
 
 
@@ -69,9 +70,22 @@ def test_what_may_be_repeated_is_idempotent_and_what_takes_back_exists(catalogue
         assert not spec.undo or spec.undo in catalogue, spec.name
 
 
-@pytest.mark.parametrize(("blast", "is_one"), [("none", False), ("service", False), ("host", True), ("cluster", True)])
-def test_what_takes_a_host_is_like_a_reboot(blast: Any, is_one: bool) -> None:
+def test_how_long_an_action_may_take_is_what_its_executor_says(catalogue: dict[str, ActionSpec]) -> None:
+    said = {name: spec.timeout for name, spec in catalogue.items()}
+
+    # Longer than what bounds it from inside, or that would never be heard of.
+    assert said["command.look"] > command.Command(argv=["/bin/true"]).timeout
+    assert said["process.restart"] > process.RestartArgs().grace
+    assert said["systemd.restart"] == 2 * said["systemd.stop"] > 180.0
+    assert said["process.signal"] < said["process.start"] < said["cleanup.free"]
+
+
+@pytest.mark.parametrize(
+    ("blast", "is_one"), [("none", False), ("service", False), ("host", True), ("cluster", True), ("galaxy", True)]
+)
+def test_what_takes_a_host_is_like_a_reboot_in_the_catalogue_and_in_a_ladder(blast: Any, is_one: bool) -> None:
     assert ActionSpec("x.y", blast=blast).is_reboot_class is is_one
+    assert Rung("a", ("x.y",), blast=blast).is_fixed is is_one
 
 
 def test_the_shipped_runbooks_ask_for_nothing_that_is_not_there(catalogue: dict[str, ActionSpec]) -> None:

@@ -84,6 +84,36 @@ def test_every_mistake_of_every_file_is_told_with_its_line(tmp_path: Path, capsy
     assert not answer["ok"] and answer["problems"][0]["line"] == 5
 
 
+EVERYTHING = """\
+runbook: mine
+summary: Has a mistake of each kind.
+trigger: {anomaly: dead}
+states:
+  restart: {do: {action: service.restrat}, done: end, failed: tel}
+  tell: {do: {action: process.signal, args: {signal: 1000}, on_unknown: ask}, done: end, failed: end}
+  lonely: {do: notify.human, done: end, failed: end}
+  end: {final: true}
+"""
+WANTED = (
+    "mine.states.restart.failed: there is no state 'tel' (did you mean 'tell'?)",
+    "mine.states.tell.unknown: is missing",
+    "mine: state 'lonely': is never entered",
+    "mine.restart.do: there is no action 'service.restrat'",
+    "mine.tell.do.args.signal: ",
+)
+
+
+def test_a_mistake_of_one_kind_hides_none_of_another(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "mine.yaml").write_text(EVERYTHING)
+    (tmp_path / "x.yaml").write_text("runbooks: [mine.yaml]\n")
+    for words in (("runbook", "validate", "mine.yaml"), ("validate", "x.yaml")):
+        text = refused(capsys, *words, code=78)
+        mistakes = [line for line in text.splitlines() if "mine." in line]
+
+        assert [wanted for wanted in WANTED if wanted not in text] == [], words
+        assert len(mistakes) == len(WANTED), mistakes
+
+
 def test_actions_are_those_of_the_configuration(tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "mine.yaml").write_text(GOOD.replace("service.restart, args: {grace: 1s}", "command.fix"))
     (tmp_path / "x.yaml").write_text("executors: {command: {commands: {fix: {argv: [/bin/true]}}}}\n")
@@ -253,4 +283,5 @@ def test_the_actions_that_a_runbook_may_ask_for_are_told(tmp_path: Path, capsys:
     answer = json.loads(told(capsys, "--config", "x.yaml", "--output", "json", "runbook", "actions"))
     (restart,) = [action for action in answer["actions"] if action["action"] == "process.restart"]
     assert (restart["blast"], restart["read_only"], restart["on_unknown"]) == ("process", False, "probe")
+    assert (restart["reboot_class"], restart["timeout"]) == (False, 30.0)
     assert set(restart["args"]["properties"]) == {"grace", "signal"}

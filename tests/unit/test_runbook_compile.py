@@ -80,7 +80,7 @@ a:
                 "on_unknown": "retry",
             },
             {
-                "action": "x.act", "timeout": 30.0, "retry": {"max": 2, "backoff": 3.0},
+                "action": "x.act", "timeout": None, "retry": {"max": 2, "backoff": 3.0},
                 "undo": {"action": "x.back", "args": {"hard": True}}, "on_unknown": "probe",
             },
         ],

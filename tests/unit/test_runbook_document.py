@@ -22,6 +22,7 @@ from x0tta6bl4.runbooks.document import (
     Undo,
     computed,
     content_hash,
+    draft,
     given,
     parse,
     read,
@@ -199,7 +200,8 @@ def test_a_runbook_sees_json_and_never_an_object_of_the_daemon() -> None:
 
 
 def test_every_mistake_is_told_at_once_with_its_line() -> None:
-    told = mistakes("""\
+    told = mistakes(
+        """\
 runbook: bad
 sumary: has mistakes
 trigger: {anomaly: hung, if: "subject.("}
@@ -209,7 +211,9 @@ states:
   tell: {do: {action: notify.human, args: {x: "="}}, done: told}
   healed: {final: true, done: begin}
   told: {final: true}
-""")
+""",
+        prove=True,
+    )
 
     for line, part in (
         (2, "bad.sumary: no such key (did you mean 'summary'?)"),
@@ -223,7 +227,151 @@ states:
         (8, "healed.done: has no meaning"),
     ):
         assert [t for t in told if t.startswith(f"mine.yaml:{line}: ") and part in t], (line, part, told)
-    assert [t for t in told if "bad.summary: is missing" in t]
+    # Nothing that only follows: the misspelt key, the misspelt state and the missing way are told once.
+    assert len(told) == 9, told
+    assert [t for t in told if "is never entered" in t or "summary: is missing" in t] == []
+
+
+def test_what_the_walk_finds_is_told_beside_the_mistakes_that_have_nothing_to_do_with_it() -> None:
+    told = mistakes(
+        """\
+runbook: bad
+summary: has mistakes of every kind
+trigger: {anomaly: hung, if: now() > 3}
+states:
+  begin: {do: {action: x.y, on_unknown: ask, timeout: soon}, done: healed, faild: tel}
+  tell: {do: notify.human, done: told, failed: [{to: told, if: reslt.x}, told]}
+  lonely: {do: notify.human, done: stuck, failed: stuck}
+  stuck: {on: {x: told}}
+  healed: {final: true}
+  told: {final: true}
+""",
+        prove=True,
+    )
+
+    assert [t.split(": ", 1)[1] for t in sorted(told, key=lambda t: (int(t.split(":")[1]), t))] == [
+        "bad.trigger.if: 'now() > 3': before the runbook has begun there is neither a state nor an event that now() is"
+        " of",
+        "bad.states.begin.do.timeout: should be a duration such as 500ms, 5s, 2m, 1h, 1d or a number of seconds"
+        " (got 'soon')",
+        "bad.states.begin.faild: no such key (did you mean 'failed'?)",
+        "bad.states.begin.failed: there is no state 'tel' (did you mean 'tell'?)",
+        "bad.states.begin.unknown: is missing: an action with on_unknown: ask is never repeated by itself (say where to"
+        " go when nobody knows whether it was done)",
+        "bad.states.tell.failed.0.if: 'reslt.x': unknown name 'reslt' (there are: incident, last, subject)",
+        "bad: state 'lonely': is never entered; add a transition to it or remove it",
+        "bad: state 'stuck': is never entered; add a transition to it or remove it",
+    ]
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        "a: {do: x.y, done: b, failed: nowhere_at_all}, b: {on: {x: end}}, c: {after: {1s: end}}",
+        "a: {do: x.y, failed: end}, c: {after: {1s: end}}",
+        "a: {always: {to: nowhere_at_all}}, c: {after: {1s: end}}",
+        "a: {after: {1s: b}}, b: {states: {c: {after: {1s: end}}, h: {history: deep, default: zzz}}}",
+        "a: {do: x.y, done: [end, c], failed: end}, c: {after: {1s: end}}",
+        "a: {do: [], done: end, failed: end}",
+        "a: {on: {'a b*': end}}, c: {after: {1s: end}}",
+        "a: {after: {1s: end}, enter: {raise: '*'}}, c: {on: {x: end}}",
+        "a: {when: {incident.: end}, after: {1h: end}}",
+        "a: {on: {operator.x: {to: end, if: In('b')}}}",
+    ],
+)
+def test_what_only_follows_from_a_mistake_is_not_told(states: str) -> None:
+    told = mistakes(
+        f"runbook: x\nsummary: s\ntrigger: {{anomaly: hung}}\nstates: {{{states}, end: {{final: true}}}}\n", prove=True
+    )
+
+    assert len(told) == 1, told
+
+
+def test_a_state_of_which_a_guard_asks_has_to_be_there() -> None:
+    (told,) = mistakes(book("a: {after: {1s: {to: end, if: In('ned')}, 2s: end}}"))
+
+    assert "there is no state 'ned' (did you mean 'end'?)" in told
+
+
+@pytest.mark.parametrize("key", ["done", "failed", "unknown"])
+def test_the_answer_before_is_not_taken_for_the_one_that_has_just_come(key: str) -> None:
+    ways = {"done": "end", "failed": "end", "unknown": "end"} | {key: "[{to: end, if: last.outcome == 'done'}, end]"}
+    do = ", ".join(f"{name}: {to}" for name, to in ways.items())
+    (told,) = mistakes(book(f"a: {{do: x.y, {do}}}"))
+
+    assert f"a.{key}.0.if: \"last.outcome == 'done'\": `last` is still how the action before" in told
+    assert told.endswith("(write `result`, which is what this one answered)")
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        "a: {do: x.y, if: last is null, done: end, failed: end}",  # the precondition comes before any answer
+        "a: {rollback: true, done: [{to: end, if: last.outcome == 'done'}, end], failed: end}",
+        "a: {ladder: {b: {do: x.y}}, done: end, failed: [{to: end, if: last.outcome == 'failed'}, end]}",
+        "a: {do: x.y, done: [{to: end, if: result.outcome == 'done'}, end], failed: end}",
+    ],
+)
+def test_where_the_answer_before_is_what_is_meant_it_may_be_asked(states: str) -> None:
+    assert read(book(states), "mine.yaml")
+
+
+def test_in_a_ladder_with_a_safety_step_the_answer_before_is_no_answer_of_it() -> None:
+    ladder = "ladder: {b: {do: x.y, safety: true}, c: {do: x.z}}, done: end"
+    told = mistakes(book(f"a: {{{ladder}, failed: [{{to: end, if: last.outcome == 'failed'}}, end]}}"))
+
+    assert len(told) == 1 and "`last` is still" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("anomaly", "states", "is_sound"),
+    [
+        ("hung", "a: {on: {operator.go: end}}", True),
+        ("hung", "a: {on: {incident.recovered: end}}", True),
+        ("hung", "a: {on: {hung: end}}", True),
+        ("link.loss", "a: {on: {link: end}}", True),
+        ("'filling*'", "a: {on: {filling-disk: end}}", True),
+        ("hung", "a: {on: {'*': end}}", True),
+        ("hung", "a: {on: {drained: end}, after: {1h: end}}", True),
+        ("hung", "a: {on: {drained: end}}\ndeadline: {1h: end}", True),
+        ("hung", "a: {on: {b: c}, after: {1s: {do: {raise: b}}}}, c: {after: {1s: end}}", True),
+        ("hung", "a: {on: {drained: end}}", False),
+        ("'*'", "a: {on: {drained: end}}", False),
+        ("hung", "a: {on: {hungry: end}}", False),
+        ("hung", "a: {when: {seen.sick == 0: end}}", False),
+    ],
+)
+def test_who_waits_for_an_event_that_nobody_is_bound_to_send_needs_a_time(
+    anomaly: str, states: str, is_sound: bool
+) -> None:
+    states, _, more = states.partition("\n")
+    text = (
+        f"runbook: x\nsummary: s\ntrigger: {{anomaly: {anomaly}}}\n{more}\nstates: {{{states}, end: {{final: true}}}}\n"
+    )
+    if is_sound:
+        assert read(text, "mine.yaml")
+    else:
+        (told,) = mistakes(text, prove=True)
+        assert "in 'a' it waits with neither a timer nor an activity nor an event that people send" in told
+
+
+@pytest.mark.parametrize(
+    ("states", "part"),
+    [
+        ("a: {after: {1s: {to: end, hold: pause}}}", "no history leads back to this state"),
+        ("a: {after: {1s: {to: end, hold: paus}}}", "did you mean 'pause'?"),
+        ("a: {after: {1s: [{to: end, if: true, hold: pause}, {to: end, hold: restart}]}}", "is one timer"),
+        ("a: {on: {operator.x: {to: end, hold: pause}}}", "no such key"),
+    ],
+)
+def test_a_timer_pauses_only_where_it_can_go_on(states: str, part: str) -> None:
+    told = mistakes(book(states))
+
+    assert [line for line in told if part in line], told
+
+
+def test_a_deadline_never_pauses() -> None:
+    assert "no such key" in mistakes(book("a: {after: {1s: end}}") + "deadline: {1h: {to: end, hold: pause}}\n")[0]
 
 
 @pytest.mark.parametrize(
@@ -444,3 +592,6 @@ def test_a_sound_runbook_with_one_value_replaced_is_read_or_refused(data: st.Dat
     assert (found is None) == bool(wrong)
     if found is not None:
         assert found.chart.names
+    drafted, told = draft(source)  # and walked through, as far as it can be made out
+
+    assert [*told][: len(wrong)] == [*wrong] and (drafted is not None or told)

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import create_model
 
 from x0tta6bl4.analyzers.threshold import Limit
 from x0tta6bl4.kernel.errors import ConfigError
+from x0tta6bl4.kernel.plugin import PluginConfig
+from x0tta6bl4.runbooks.catalogue import ActionSpec
 from x0tta6bl4.runbooks.document import Runbook, parse
 from x0tta6bl4.runbooks.document import read as read_books
 from x0tta6bl4.runbooks.shipped import files, folder, shipped
@@ -35,6 +38,28 @@ def one(states: str, more: str = "") -> Runbook:
 def tried(book: Runbook, script: str, end: str = "end") -> Report:
     text = f"runbook: x\ntests:\n  - test: t\n    incident: {{fault: a}}\n    script: {script}\n"
     return run([read(text + (f"    end: {end}\n" if end else ""), "t.yaml")], book)
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hold", "after"), [("restart", "10s"), ("pause", "6s")])
+def test_a_timer_pauses_in_a_test_as_it_does_in_the_daemon(hold: str, after: str) -> None:
+    book = one(
+        "work: {on: {operator.hold: held}, states: {a: {after: {10s: {to: end, hold: HOLD}}},"
+        " was: {history: deep, default: a}}}, held: {on: {operator.resume: was}}".replace("HOLD", hold)
+    )
+    held = "{wait: 4s}, {event: operator.hold}, {wait: 1h, states: held}, {event: operator.resume}"
+    short = f"{float(after[:-1]) - 0.5}s"
+
+    assert tried(book, f"[{held}, {{wait: {short}, states: a}}]", end="").failures == ()
+    assert tried(book, f"[{held}, {{wait: {after}}}]").failures == ()
+
+
+def test_the_time_of_a_test_begins_at_nothing() -> None:
+    book = one("a: {after: {5s: {do: {set: {at: now()}}}, 8s: end}}", "data: {at: 0}")
+
+    assert tried(book, "[{wait: 6s, variables: {at: 5}}, {wait: 2s}]").failures == ()
 
 
 # -- the shipped ones --------------------------------------------------------------------------------------------------
@@ -192,6 +217,24 @@ def test_an_action_that_the_tests_own_catalogue_lacks_fails() -> None:
     text = "runbook: x\nactions: {x.look: {}}\ntests: [{test: t, incident: {fault: a}, script: [{do: x.act}]}]"
 
     assert "there is no action 'x.act'" in str(run([read(text, "t.yaml")], one(PLAIN)).failures[0])
+
+
+def test_stand_ins_come_beside_what_the_executors_offer_and_before_it() -> None:
+    book = one(
+        "a: {do: {action: x.look, args: {deep: 1}}, done: b, failed: b}, b: {do: notify.human, done: end, failed: end}"
+    )
+    offered = {
+        "notify.human": ActionSpec("notify.human"),
+        "x.look": ActionSpec("x.look", create_model("none", __base__=PluginConfig)),
+    }
+    script = "script: [{do: x.look, answer: done}, {do: notify.human, answer: done}], end: end"
+
+    def failures(actions: str) -> list[str]:
+        text = f"runbook: x\nactions: {actions}\ntests: [{{test: t, incident: {{fault: a}}, {script}}}]"
+        return list(map(str, run([read(text, "t.yaml")], book, offered).failures))
+
+    assert failures("{x.look: {args: [deep]}}") == []
+    assert "no such argument of x.look" in failures("{y.other: {}}")[0]
 
 
 def test_a_runbook_that_fails_itself_is_seen_where_it_goes() -> None:

@@ -372,6 +372,97 @@ def test_a_persons_word_about_a_try_is_taken_down_as_evidence(state: Path, capsy
     assert (said.source, said.verified, said.harmful, said.rung, said.weight) == ("operator", False, True, RESTART, 2.0)
 
 
+def tried(
+    knowledge: SqliteKnowledge, about: Incident, id: str, at: float, *ended: tuple[str, Result | None]
+) -> Awaitable[None]:
+    """A plan of these actions, each with its end; None: it was never begun."""
+    last = len(ended)
+    steps = tuple(
+        Step(f"{id}.{n}", action, about.subject, expect=Expect(20, 3) if n == last else None)
+        for n, (action, _) in enumerate(ended, 1)
+    )
+    plan = Plan(id, about.id, about.subject, about.fault, "service", "clean", steps, (), "auto")
+
+    async def remember() -> None:
+        await knowledge.save_plan(plan)
+        for step, (_, result) in zip(steps, ended, strict=True):
+            if result is not None:
+                await knowledge.record_intent(step, plan, 1)
+                await knowledge.record_outcome(step.id, Outcome(step.id, result, "", at, at))
+
+    return remember()
+
+
+@pytest.mark.parametrize(
+    ("tries", "opinion", "rung", "shown"),
+    [
+        (  # the first failed, so the second was never done; what was done is the restart before
+            [[("process.restart", Result.REFUTED)], [("cleanup.free", Result.FAILED), ("process.restart", None)]],
+            "helped",
+            ("process.restart",),
+            "process.restart helped (inc-abc).\nIt does not speak of what came to nothing: cleanup.free failed; "
+            "process.restart was not done.\n",
+        ),
+        (
+            [[("cleanup.free", Result.UNVERIFIED), ("process.restart", Result.FAILED)]],
+            "helped",
+            ("cleanup.free",),
+            "cleanup.free helped (inc-abc).\nIt does not speak of what came to nothing: process.restart failed.\n",
+        ),
+        (
+            [[("cleanup.free", Result.FAILED), ("process.restart", None)]],
+            "harmful",
+            ("cleanup.free",),
+            "cleanup.free made things worse (inc-abc).\nIt does not speak of what came to nothing: "
+            "process.restart was not done.\n",
+        ),
+        (
+            [[("cleanup.free", Result.UNVERIFIED), ("process.restart", Result.VERIFIED)]],
+            "helped",
+            ("cleanup.free", "process.restart"),
+            "cleanup.free and process.restart helped (inc-abc).\n",
+        ),
+    ],
+)
+def test_a_persons_word_is_about_what_was_really_done(
+    tries: list[list[tuple[str, Result | None]]],
+    opinion: str,
+    rung: tuple[str, ...],
+    shown: str,
+    state: Path,
+    capsys: Output,
+) -> None:
+    now = time()
+    about = incident("inc-abc", opened_at=now - 60, onset_at=now - 60)
+
+    async def remember(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_incident(about)
+        for number, ended in enumerate(tries):
+            await tried(knowledge, about, f"plan-{number}", now + number, *ended)
+
+    fill(state, remember)
+
+    assert main(["--state-dir", str(state), "feedback", "inc-abc", opinion]) == 0
+    assert capsys.readouterr().out == f"Taken down: {shown}"
+    said = [f for f in fill(state, lambda knowledge: knowledge.feedback("hung", now - 100)) if f.source == "operator"]
+    assert [f.rung for f in said] == [rung]
+
+
+def test_what_only_failed_cannot_have_helped(state: Path, capsys: Output) -> None:
+    now = time()
+    about = incident("inc-abc", opened_at=now - 60, onset_at=now - 60)
+
+    async def remember(knowledge: SqliteKnowledge) -> None:
+        await knowledge.save_incident(about)
+        await tried(knowledge, about, "plan-0", now, ("cleanup.free", Result.FAILED), ("process.restart", None))
+
+    fill(state, remember)
+
+    code, said = ask(state, capsys, "feedback", "inc-abc", "helped")
+    assert code == 2 and "nothing that was tried about inc-abc was done" in said
+    assert fill(state, lambda knowledge: knowledge.audit_trail()) == []
+
+
 def test_there_is_nothing_to_say_about_what_was_neither_done_nor_suggested(state: Path, capsys: Output) -> None:
     fill(state, lambda knowledge: knowledge.save_incident(incident("inc-abc")))
 

@@ -102,8 +102,8 @@ def test_there_must_be_a_rung_to_choose() -> None:
         Thompson().choose(WEB, [], [], "s")
 
 
-def test_what_was_never_seen_to_help_waits_for_its_place() -> None:
-    trials = tried(RESTART, 20, False) + tried(CLEAN, 1, False)
+def test_what_was_tried_and_never_seen_to_help_waits_for_its_place() -> None:
+    trials = tried(RESTART, 20, False) + tried(CLEAN, AUDITIONS, False) + tried(REDEPLOY, AUDITIONS, False)
 
     assert share(Thompson(), [RESTART, CLEAN, REDEPLOY], trials, "restart") == 1.0
 
@@ -114,7 +114,8 @@ def test_what_was_never_tried_has_an_audition_when_what_helps_takes_long() -> No
 
     assert choice.rung == "clean"
     assert choice.because == (
-        "restart 20 of 20 healed (median 60.0 s), clean never tried: clean tried out, for restart takes long"
+        "restart 20 of 20 healed (median 60.0 s), clean never tried: "
+        "clean tried out, for restart heals slowly or seldom"
     )
 
 
@@ -122,7 +123,7 @@ def test_an_audition_is_for_common_faults_that_last_and_only_at_the_first_try() 
     ladder = [RESTART, CLEAN]
 
     assert share(Thompson(), ladder, tried(RESTART, 20, True, 4.0), "clean") == 0.0
-    assert share(Thompson(), ladder, tried(RESTART, 1, True, 30.0), "clean") == 0.0
+    assert share(Thompson(), ladder, tried(RESTART, 1, True, 20.0), "clean") == 0.0
     assert share(Thompson(), ladder, tried(RESTART, 20, True, 60.0), "clean", after=1) == 0.0
 
 

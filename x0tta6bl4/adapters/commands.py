@@ -1,13 +1,20 @@
 """Runs other programs for the daemon: argv lists in a session of their own, bounded in time and in output."""
 
 import asyncio
+import contextlib
+import fcntl
+import logging
 import os
+import secrets
 import signal
+import struct
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from x0tta6bl4.kernel.errors import StepRefused
+from x0tta6bl4.kernel.errors import StepFailed, StepRefused
 from x0tta6bl4.ports.commands import CommandResult
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -16,10 +23,57 @@ _GRACE = 0.5
 _LINGER = 0.2
 """Seconds the output is still read after the program ended: a service it left behind may hold the pipe for ever."""
 _CHUNK = 65536
+_KILL_WAIT = 5.0
+"""Seconds that what an earlier life left gets to disappear after SIGKILL; what needs more hangs inside the kernel."""
+_LOOK_AGAIN = 0.01
+_ENTRY = struct.Struct("=QQ")
+"""One command under way: its number, which is its session's too, and the boot-time tick at which it started."""
+_NONE = _ENTRY.pack(0, 0)
+
+log = logging.getLogger("x0tta6bl4.adapters.commands")
 
 
 class LinuxCommands:
-    """Does not reach what a program moves into yet another session and abandons (a service it was meant to start)."""
+    """Does not reach what a program moves into yet another session and abandons (a service it was meant to start).
+
+    With a ``state_dir``, which takes ``commands/``, what runs is written down there, and ``end_left`` of the next life
+    ends what a daemon that was killed had still written down, before anything is decided about it. PR_SET_PDEATHSIG
+    would be sooner, but it reaches the program alone and not its children, it has to be set between fork and exec,
+    which is not safe beside threads, and each start would copy the daemon's page tables. Marks in the environment
+    cannot be read across the user namespaces that ``PrivateUsers=`` makes anew for each life.
+
+    Not found is what was started in the very millisecond in which the daemon was killed, before it was written down.
+    """
+
+    def __init__(self, state_dir: Path | None = None) -> None:
+        self._running = _Running(state_dir / "commands") if state_dir is not None else None
+
+    async def end_left(self) -> None:
+        """See ``ports.commands.OutlivesTheDaemon``. As after a timeout, it is each program's whole session."""
+        if self._running is None:
+            return
+        until = time.monotonic() + _KILL_WAIT
+        while left := self._kill_left(self._running):
+            if time.monotonic() > until:
+                raise StepFailed(
+                    f"commands of an earlier life of the daemon are still running: {', '.join(map(str, left))}",
+                    remedy="one in state D waits inside the kernel, mostly for a disk; another user's is yours to end",
+                )
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    def _over(self, run: "_Run") -> None:
+        """One that hangs in the kernel even after SIGKILL stays written down: the next life must not overlook it."""
+        if self._running is not None and run.ended.done():
+            self._running.remove(run.process.pid)
+
+    @staticmethod
+    def _kill_left(running: "_Running") -> list[int]:
+        try:
+            left = running.left()
+        except OSError as error:
+            raise StepFailed(f"cannot read what an earlier life of the daemon left running: {error}") from error
+        _kill(left)
+        return left
 
     async def run(
         self,
@@ -39,12 +93,16 @@ class LinuxCommands:
             raise StepRefused(f"not a command: {list(command)!r} has a zero byte in it")
         started = time.monotonic()
         run = _Run(command, limit, dict(_ENVIRONMENT if env is None else env), input)
+        if self._running is not None:
+            self._running.add(run.process.pid)
         ended = False
         try:
             async with asyncio.timeout(timeout):
                 # Not `await run.ended`: our cancellation would cancel that future, and its end would never be seen.
                 await asyncio.wait([run.ended])
                 ended = True
+                # Before the wait for the last of its output: what it leaves behind, it was meant to start.
+                self._over(run)
                 await asyncio.wait([run.drained], timeout=_LINGER)
         except TimeoutError:
             pass
@@ -54,10 +112,87 @@ class LinuxCommands:
                     await run.end_tree()
             finally:
                 run.close()
+                self._over(run)
         output, truncated = run.output()
         return CommandResult(
             command, run.process.returncode if ended else None, output, truncated, time.monotonic() - started
         )
+
+
+class _Running:
+    """The commands under way, in a file that tells a next life of them; its lock tells that this life goes on.
+
+    It is never flushed to the disk: the page cache outlives the daemon, and what ends the page cache ends the commands.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fd: int | None = None
+        self._places: dict[int, int] = {}
+        """Where the entry of each process stands."""
+        self._is_failing = False
+
+    def add(self, pid: int) -> None:
+        """A full disk is no reason not to act: then it is not written down, which is said once."""
+        place = next(n for n in range(len(self._places) + 1) if n not in self._places.values())
+        try:
+            if self._fd is None:
+                self._fd = self._open()
+            os.pwrite(self._fd, _ENTRY.pack(pid, _started(pid) or 0), place * _ENTRY.size)
+        except OSError as error:
+            if not self._is_failing:
+                log.warning(
+                    "what commands are running cannot be written down; killed now, the daemon would leave them behind",
+                    extra={"folder": str(self._folder), "reason": str(error)},
+                )
+            self._is_failing = True
+        else:
+            self._is_failing = False
+            self._places[pid] = place
+
+    def remove(self, pid: int) -> None:
+        place = self._places.pop(pid, None)
+        if place is not None and self._fd is not None:
+            with contextlib.suppress(OSError):  # the entry goes on naming a number that another start will have
+                os.pwrite(self._fd, _NONE, place * _ENTRY.size)
+
+    def _open(self) -> int:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _kill(self.left())
+        path = self._folder / f"{_world()}-{secrets.token_hex(8)}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # With the last command that uses it, also after a reload: what is being run holds on to this object.
+        weakref.finalize(self, _close_and_remove, fd, path)
+        return fd
+
+    def left(self) -> list[int]:
+        """The live processes of what daemons that are gone had running. Files that tell of none are removed."""
+        found: list[int] = []
+        world = _world()
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return found
+        for name in names:
+            path = self._folder / name
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Of before a boot, or of a container that is gone: the numbers mean other processes now.
+                here = _read(fd) if name.startswith(f"{world}-") else []
+            except BlockingIOError:
+                continue  # ours, or that of a loop before a reload
+            finally:
+                os.close(fd)
+            alive = [member for pid, started in here for member in _remains(pid, started)]
+            if not alive:
+                path.unlink(missing_ok=True)
+            found += alive
+        return found
 
 
 class _Run:
@@ -191,3 +326,42 @@ def _session(leader: int) -> list[int]:
             if fields and fields[0] != b"Z" and int(fields[3]) == leader:
                 members.append(int(name))
     return members
+
+
+def _close_and_remove(fd: int, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.close(fd)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _read(fd: int) -> list[tuple[int, int]]:
+    table = os.pread(fd, os.fstat(fd).st_size, 0)
+    whole = table[: len(table) - len(table) % _ENTRY.size]
+    return [(pid, started) for pid, started in _ENTRY.iter_unpack(whole) if pid]
+
+
+def _remains(pid: int, started: int) -> list[int]:
+    """What lives of that command. While one process of its session lives, nobody else can be given its number."""
+    now = _started(pid)
+    return [] if now is not None and now != started else _session(pid)
+
+
+def _started(pid: int) -> int | None:
+    """The tick of its start, also of one that nobody has collected yet; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except OSError:
+        return None
+
+
+def _world() -> str:
+    """Where a process' number and start mean the same: this boot, and in it this container."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return f"{boot}-{_started(1) or 0}"

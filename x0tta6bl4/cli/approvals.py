@@ -4,7 +4,7 @@ import asyncio
 from argparse import Namespace
 
 from x0tta6bl4.cli.display import Display
-from x0tta6bl4.cli.exits import BAD, OK, Refusal
+from x0tta6bl4.cli.exits import BAD, OK, Refusal, quoted
 from x0tta6bl4.cli.places import opened, place_of, who
 from x0tta6bl4.kernel.memory import plain
 from x0tta6bl4.settings.mistakes import nearest
@@ -59,7 +59,7 @@ async def _answer(args: Namespace, display: Display, approve: bool) -> int:
         if approval is None:
             waiting = [a.plan for a in await knowledge.approvals("wanted") if a.expires > display.now]
             hint = nearest(args.plan, waiting) if waiting else "nothing waits for approval now"
-            raise Refusal(f"no plan {args.plan!r} waits for approval; {hint}")
+            raise Refusal(f"no plan {quoted(args.plan)} waits for approval; {hint}")
         plan = await knowledge.plan(args.plan)
     # Taken when what stands there is ours and not older than this command: somebody else may have been quicker.
     wanted = "approved" if approve else "rejected"

@@ -6,18 +6,22 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from x0tta6bl4.cli.display import Display, plural
 from x0tta6bl4.cli.exits import BAD, OK
-from x0tta6bl4.cli.places import Place, config_of, overrides_of, place_of
+from x0tta6bl4.cli.places import Place, config_of, held_by, overrides_of, place_of
 from x0tta6bl4.kernel.errors import ConfigError, ProbeFailed
 
 if TYPE_CHECKING:
+    from x0tta6bl4.analyzers.threshold import Limit
     from x0tta6bl4.app import Blueprint
 
 NEEDS_PYTHON = (3, 11)
@@ -26,6 +30,8 @@ LEAST_SPACE = 64 << 20
 RULES = (Path("/etc/polkit-1/rules.d"), Path("/usr/share/polkit-1/rules.d"), Path("/run/polkit-1/rules.d"))
 PROBES = frozenset({"http", "tcp", "command"})
 PROBES_AT_ONCE = 16
+LOOK = 2.5
+"""Seconds in which every monitor should have reported: rates need two looks, and most look once a second."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ async def examine(args: Namespace) -> AsyncIterator[Examined]:
     async for examined in _units(units):
         yield examined
     async for examined in _probes(blueprint, place):
+        yield examined
+    async for examined in _limits(blueprint):
         yield examined
 
 
@@ -184,6 +192,15 @@ def _lock(place: Place, blueprint: "Blueprint") -> Examined:
     if place.daemon is not None:
         return Examined("lock", "ok", f"the daemon runs: pid {place.daemon.pid}, since {place.daemon.since}")
     path = lock_file_of(blueprint.settings, blueprint.places.config_dir)
+    for lock in (path, place.state_dir / "daemon.lock"):  # the daemon takes both
+        holder = held_by(lock)
+        if holder:
+            return Examined(
+                "lock",
+                "missing",
+                f"another daemon holds {lock}: {holder}",
+                "stop that one first: two on one host would heal against each other",
+            )
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -381,3 +398,87 @@ async def _probes(blueprint: "Blueprint", place: Place) -> AsyncIterator[Examine
     good = answers.count("")
     if good:
         yield Examined("probes", "ok", f"{plural(good, 'probe')} of {len(answers)} are answered well now")
+
+
+def own_limits(blueprint: "Blueprint") -> Mapping[str, "Limit"]:
+    """The limits that the operator wrote, by where they stand. Of those that are there unasked, many are for what only
+    some hosts have."""
+    from x0tta6bl4.analyzers.threshold import Config
+    from x0tta6bl4.app import DEFAULTS
+
+    found: dict[str, Limit] = {}
+    for chosen in blueprint.chosen["analyzers"]:
+        if isinstance(chosen.config, Config):
+            usual = DEFAULTS["analyzers"].get(chosen.name, {}).get("limits", {})
+            for name, limit in chosen.config.limits.items():
+                if usual.get(name, {}).get("metric") != limit.metric:
+                    found[f"analyzers.{chosen.name}.limits.{name}"] = limit
+    return found
+
+
+async def _limits(blueprint: "Blueprint") -> AsyncIterator[Examined]:
+    """A limit on what nobody reports is never reached: a mistyped metric looks just like one that is always well."""
+    from x0tta6bl4.cli.simulate import Said, look, quiet
+
+    limits = own_limits(blueprint)
+    if not limits:
+        return
+    with quiet():
+        outlook = await look(blueprint, Said(), LOOK)
+    reported: dict[str, set[str]] = {}
+    for seen in outlook.seen:
+        reported.setdefault(seen.metric, set()).add(seen.subject)
+    dead = {seen.subject for seen in outlook.seen if seen.metric == "process_up" and seen.value < 0.5}
+    for metric in await _of_a_process(blueprint) if dead else ():
+        reported.setdefault(metric, set()).update(dead)
+    good = 0
+    for where, limit in limits.items():
+        subjects = reported.get(limit.metric, set())
+        if any(_is_of(subject, limit) for subject in subjects):
+            good += 1
+            continue
+        # What is down or cannot be looked at now may report more another time.
+        silent = {s.name for s in outlook.subjects if s.state != "well" and _is_of(s.name, limit)}
+        silent |= {name for name, _ in outlook.blind}
+        if subjects:
+            says = f"{limit.metric} is reported of {_few(subjects)} only, not of {', '.join(limit.subjects)}"
+            mend = "mend its subjects"
+        else:
+            near = get_close_matches(limit.metric, reported, n=3, cutoff=0.5)
+            says = f"no monitor reported {limit.metric} within {LOOK:g} s; " + (
+                f"near it: {', '.join(near)}" if near else f"reported were {_few(reported)}"
+            )
+            mend = "mend its metric; `x0tta6bl4 why SUBJECT --metrics` lists those of a subject"
+        if silent:
+            says += f" (not well now, so it may report more later: {_few(silent)})"
+        yield Examined(where, "warning", says, mend)
+    if good:
+        yield Examined("limits", "ok", f"{plural(good, 'limit')} of {len(limits)} are on metrics that are reported")
+
+
+def _is_of(subject: str, limit: "Limit") -> bool:
+    return any(fnmatchcase(subject, pattern) for pattern in limit.subjects)
+
+
+async def _of_a_process(blueprint: "Blueprint") -> frozenset[str]:
+    """What is reported of a process that lives, learnt from our own: before the daemon runs, those in its care do not,
+    and one that does not live tells only that."""
+    from x0tta6bl4.app import LaterDatabase, tools_of
+    from x0tta6bl4.monitors import process
+
+    tools = tools_of(blueprint, LaterDatabase(blueprint.places.state_dir / "unopened"))
+    with tempfile.NamedTemporaryFile("w", prefix="x0tta6bl4-doctor-", suffix=".pid") as file:
+        file.write(str(os.getpid()))
+        file.flush()
+        monitor = process.PLUGIN.build("doctor", process.Config(subject="doctor", pid_file=file.name), tools)
+        try:
+            await monitor.observe()
+            await asyncio.sleep(2 * process.SHORTEST)  # its share of the CPU needs two looks
+            return frozenset(seen.metric for seen in await monitor.observe())
+        except (ProbeFailed, OSError):
+            return frozenset()  # then what is not reported is told as such, with who is not well beside it
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = sorted(names)
+    return (", ".join(shown[:12]) or "none") + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,7 +98,7 @@ async def stand_of(knowledge: Knowledge, incident: Incident) -> Stand | None:
             stand,
             states=_innermost(book, place.get("chart") or {}),
             timers=tuple(sorted((_timer(book, t) for t in place.get("timers", {}).values()), key=lambda w: w.at)),
-            hears={} if stand.ended or incident.state is IncidentState.CLOSED else heard(book, incident),
+            hears={} if stand.ended or incident.state is IncidentState.CLOSED else heard(book, incident, time.time()),
         )
     except (ConfigError, SnapshotError) as error:
         return replace(stand, trouble=f"this version of the daemon cannot read it: {error}")

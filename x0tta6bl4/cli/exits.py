@@ -27,6 +27,15 @@ MEANINGS: Mapping[int, str] = {
 }
 
 
+LONGEST = 80
+
+
+def quoted(text: str) -> str:
+    """What was given, in quotes, as far as it helps to find it: it may be a whole file by mistake."""
+    shown = repr(text[:LONGEST])
+    return shown if len(text) <= LONGEST else f"{shown[:-1]}…{shown[-1]} ({len(text)} characters)"
+
+
 class Refusal(X0tError):
     """A command cannot be done as it was given; ends the process with its code."""
 

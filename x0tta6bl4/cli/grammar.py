@@ -5,7 +5,7 @@ from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, RawDes
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from x0tta6bl4.cli.exits import MEANINGS, USAGE
+from x0tta6bl4.cli.exits import LONGEST, MEANINGS, USAGE, quoted
 from x0tta6bl4.kernel.flags import NAMES as FLAG_NAMES
 
 SHELLS = ("bash", "zsh", "fish")
@@ -20,6 +20,10 @@ ENVIRONMENT = (
 )
 
 
+LONGEST_MISTAKE = 300
+"""Characters of what argparse says: it quotes what it was given."""
+
+
 class Parser(ArgumentParser):
     """Says a mistake in one line, with the nearest word that exists, and where to read on."""
 
@@ -30,9 +34,11 @@ class Parser(ArgumentParser):
         found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL)
         if found:
             words = [word.strip(" '") for word in found[2].split(",")]
-            near = get_close_matches(found[1], words, n=1)
+            near = get_close_matches(found[1][:LONGEST], words, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(words)}"
-            message = f"{_printable(found[1])!r} is not among what can be said here; {hint}"
+            message = f"{quoted(_printable(found[1]))} is not among what can be said here; {hint}"
+        elif len(message) > LONGEST_MISTAKE:
+            message = f"{message[:LONGEST_MISTAKE]}… ({len(message)} characters)"
         self.exit(USAGE, f"{self.prog}: {message} (see `{self.prog} --help`)\n")
 
 
@@ -47,7 +53,7 @@ def duration(text: str) -> float:
     try:
         seconds = as_seconds(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"{_printable(text)!r} {error}") from error
+        raise ArgumentTypeError(f"{quoted(_printable(text))} {error}") from error
     if seconds <= 0:
         raise ArgumentTypeError("should be longer than nothing")
     return seconds
@@ -55,7 +61,7 @@ def duration(text: str) -> float:
 
 def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
-        raise ArgumentTypeError(f"{_printable(text)!r} should be a whole number from 1 to 1000000")
+        raise ArgumentTypeError(f"{quoted(_printable(text))} should be a whole number from 1 to 1000000")
     return int(text)
 
 
@@ -101,6 +107,7 @@ def build() -> Parser:
     tell.add_argument("--why", default="", metavar="REASON", help="told with the event, and kept")
     why = _command(commands, "why", "why", "why something was done about a target, or was not")
     why.add_argument("target", metavar="TARGET", help="a subject, or an incident's id")
+    why.add_argument("--metrics", action="store_true", help="looks at the subject and lists what its monitors report")
 
     feedback = _command(
         commands, "feedback", "score", "tells the daemon whether what it did, or suggested, was right", "feedback"

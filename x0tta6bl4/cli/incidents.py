@@ -3,10 +3,12 @@
 import asyncio
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from x0tta6bl4.cli.display import Display, plural, span
-from x0tta6bl4.cli.exits import OK, Refusal
+from x0tta6bl4.cli.exits import OK, Refusal, quoted
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of
 from x0tta6bl4.kernel.facts import Incident, IncidentState
 from x0tta6bl4.kernel.memory import Entry, Knowledge
@@ -90,11 +92,11 @@ async def find(knowledge: Knowledge, id: str) -> Incident:
         return parts[0]
     if parts:
         raise Refusal(
-            f"{id!r} is a part of {len(parts)} incidents' ids: {', '.join(i.id for i in parts[:5])}"
+            f"{quoted(id)} is a part of {len(parts)} incidents' ids: {', '.join(i.id for i in parts[:5])}"
             + (" and more" if len(parts) > 5 else "")
         )
     if id in {i.subject for i in all_of_them}:
-        raise Refusal(f"{id!r} is a subject; `x0tta6bl4 incidents --all --subject {id}` lists its incidents")
+        raise Refusal(f"{quoted(id)} is a subject; `x0tta6bl4 incidents --all --subject {id}` lists its incidents")
     known_or_refuse(id, [i.id for i in all_of_them], "incident")
     raise AssertionError("an id that is known was found above")
 
@@ -113,7 +115,22 @@ def tell(
     display.line(f"{incident.severity.value}, opened {display.when(incident.opened_at)}, {_summary(incident)}", 2)
     if stand is not None:
         tell_stand(display, stand, incident)
+    story = called_off(story)
     timeline(display, story if with_moves else calm(story), with_moves=with_moves)
+
+
+def called_off(story: Sequence[Entry]) -> list[Entry]:
+    """With the abort that a runbook does not speak of told as what it did: it is no event that nobody heard."""
+    from x0tta6bl4.runbooks.life import ABORT  # brings the statecharts with it
+
+    told = list(story)
+    moves = [number for number, entry in enumerate(told) if entry.kind == "moved"]
+    for number, after in pairwise(moves):
+        entry, follows = told[number], told[after]
+        if entry.data["event"] == ABORT and not entry.data["taken"] and follows.data["event"] == "$close":
+            said = entry.text.removesuffix("; nothing listened to it")
+            told[number] = replace(entry, text=f"{said}; its runbook is called off")
+    return told
 
 
 def calm(story: Sequence[Entry]) -> list[Entry]:

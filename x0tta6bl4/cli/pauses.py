@@ -5,7 +5,7 @@ from argparse import Namespace
 from fnmatch import fnmatchcase
 
 from x0tta6bl4.cli.display import Display, plural
-from x0tta6bl4.cli.exits import OK
+from x0tta6bl4.cli.exits import OK, Refusal, quoted
 from x0tta6bl4.cli.picture import pause_words
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of, who
 
@@ -44,8 +44,9 @@ async def _resume(args: Namespace, display: Display) -> int:
     asker = who()
     async with opened(place_of(args)) as knowledge:
         targets = dict.fromkeys(p.target for p in await knowledge.pauses())
-        if args.target is not None and targets:
-            known_or_refuse(args.target, targets, "pause on")
+        if args.target is not None and args.target not in targets:
+            there = f"paused: {', '.join(targets)}" if targets else "nothing is paused at all"
+            raise Refusal(f"nothing is paused under the name {quoted(args.target)}; {there}")
         ended = {
             target: await knowledge.remove_pause(target, asker) for target in targets if args.target in (None, target)
         }

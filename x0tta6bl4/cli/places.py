@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from x0tta6bl4.cli.exits import NO_STORE, PERMISSION, USAGE, Refusal
+from x0tta6bl4.cli.exits import NO_STORE, PERMISSION, USAGE, Refusal, quoted
 from x0tta6bl4.kernel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def overrides_of(args: Namespace) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         parts = key.split(".")
         if not equals or "" in parts or len(parts) > DEEPEST or not key.isprintable():
-            raise Refusal(f"--set {text!r} should be KEY=VALUE, such as --set guard.mode=observe")
+            raise Refusal(f"--set {quoted(text)} should be KEY=VALUE, such as --set guard.mode=observe")
         found[key], problems = parse_value(value, f"option {key}")
         if problems:
-            raise Refusal(f"--set {text!r}: {problems[0].message}")
+            raise Refusal(f"--set {quoted(text)}: {problems[0].message}")
     return found
 
 
@@ -143,6 +143,25 @@ def _holder(lock: Path) -> Holder | None:
     return None
 
 
+def held_by(lock: Path) -> str:
+    """Who holds this lock now, in words; empty when it is free. Takes and releases it: for a person who asks once."""
+    try:
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                told = file.read(65536)
+            else:
+                return ""
+    except OSError:
+        return ""  # there is none, or it is not for this user
+    try:
+        about = json.loads(told)
+        return f"pid {about['pid']}, since {about['since']}, with {about['config']}, over {about['state_dir']}"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has not said who it is"
+
+
 def _same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
@@ -201,4 +220,4 @@ def known_or_refuse(name: str, names: Iterable[str], what: str) -> None:
     known = sorted(set(names))
     if name not in known:
         hint = nearest(name, known) or (f"there are {len(known)}" if known else "there is none at all")
-        raise Refusal(f"there is no {what} {name!r}; {hint}", USAGE)
+        raise Refusal(f"there is no {what} {quoted(name)}; {hint}", USAGE)

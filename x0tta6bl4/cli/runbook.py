@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from x0tta6bl4.cli.display import Display, plural
-from x0tta6bl4.cli.exits import BAD, CONFIG, OK, Refusal
+from x0tta6bl4.cli.exits import BAD, CONFIG, OK, Refusal, quoted
 from x0tta6bl4.cli.places import config_of, known_or_refuse, opened, place_of
 from x0tta6bl4.kernel.errors import ConfigError, Problem
+from x0tta6bl4.kernel.units import show_seconds
 
 if TYPE_CHECKING:
     from x0tta6bl4.app import Blueprint
@@ -34,12 +35,14 @@ def validate(args: Namespace) -> int:
     problems: list[Problem] = []
     for file in _files(args.files):
         try:
-            found = _read(file)
+            found, mistakes = _drafts(file)
         except ConfigError as error:
             problems += error.problems
             continue
-        books += found
-        problems += [p for book in found for p in _check(book, catalogue, blueprint)]
+        # What could be made out of a runbook with mistakes is checked like the others.
+        mistakes = [*mistakes, *(p for book in found for p in _check(book, catalogue, blueprint))]
+        books += found if not mistakes else []
+        problems += mistakes
     if display.as_json:
         told = [_told(book) for book in books]
         display.json({"ok": not problems, "runbooks": told, "problems": problems})
@@ -96,7 +99,9 @@ def test(args: Namespace) -> int:
             by_book.setdefault(book.name, []).append(trials)
     if problems:
         raise ConfigError(problems, remedy="mend the tests, or the runbook that they are of")
-    reports = [run(by_book[book.name], book) for book in {book.name: book for book in books.values()}.values()]
+    # Without stand-ins nothing is held against it, so what is configured here does not matter.
+    offered = _catalogue(_blueprint(args)) if any(t.actions for all_of in by_book.values() for t in all_of) else {}
+    reports = [run(by_book[book.name], book, offered) for book in {book.name: book for book in books.values()}.values()]
     failed = sum(len(report.failures) for report in reports)
     if display.as_json:
         display.json({"ok": not failed, "reports": reports})
@@ -117,6 +122,8 @@ def actions(args: Namespace) -> int:
                 "read_only": spec.is_read_only,
                 "idempotent": spec.idempotent,
                 "blast": spec.blast,
+                "reboot_class": spec.is_reboot_class,
+                "timeout": spec.timeout,
                 "undo": spec.undo,
                 "on_unknown": spec.on_unknown,
             }
@@ -125,12 +132,13 @@ def actions(args: Namespace) -> int:
         display.json({"actions": told})
         return OK
     display.table(
-        ("ACTION", "REACHES", "ON UNKNOWN", "UNDO", "ARGUMENTS", "WHAT"),
+        ("ACTION", "REACHES", "ON UNKNOWN", "TIMEOUT", "UNDO", "ARGUMENTS", "WHAT"),
         [
             (
                 spec.name,
                 spec.blast,
                 spec.on_unknown,
+                show_seconds(spec.timeout),
                 spec.undo.rpartition(".")[2] or "-",
                 ", ".join(spec.args.model_fields) if spec.args is not None and spec.args.model_fields else "-",
                 spec.summary,
@@ -225,7 +233,7 @@ async def _migrate(args: Namespace, display: Display) -> int:
         if problems:
             raise ConfigError([Problem("", str(p), str(file)) for p in problems], remedy=_MEND)
         under = [i for i in await knowledge.open_incidents() if i.place.get("book") == old.hash]
-        reasons = {i.id: cannot_move(i, old, new, body) for i in under}
+        reasons = {i.id: cannot_move(i, old, new, body, display.now) for i in under}
         moving = [i for i in under if not reasons[i.id]]
         if args.apply:
             if new.hash not in in_store and place.daemon is not None:
@@ -389,7 +397,7 @@ def _files(names: Iterable[str]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise Refusal(f"there is no file or folder {name!r}")
+            raise Refusal(f"there is no file or folder {quoted(name)}")
     return found
 
 
@@ -402,12 +410,19 @@ def _text(file: Path) -> str:
 
 
 def _read(file: Path) -> "list[Runbook]":
-    from x0tta6bl4.runbooks.document import read
-
-    books = read(_text(file), str(file))
-    if not books:
-        raise ConfigError([Problem("the whole file", "has no runbook in it", str(file))])
+    books, problems = _drafts(file)
+    if problems:
+        raise ConfigError(problems, remedy="`x0tta6bl4 runbook validate FILE` checks a runbook alone")
     return books
+
+
+def _drafts(file: Path) -> "tuple[list[Runbook], list[Problem]]":
+    from x0tta6bl4.runbooks.document import drafts
+
+    books, problems = drafts(_text(file), str(file))
+    if not books and not problems:
+        problems = [Problem("the whole file", "has no runbook in it", str(file))]
+    return books, problems
 
 
 def _trials(file: Path) -> "Trials":

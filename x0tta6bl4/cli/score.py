@@ -2,13 +2,14 @@
 
 import asyncio
 from argparse import Namespace
+from collections.abc import Iterable, Sequence
 
 from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.exits import OK, Refusal
 from x0tta6bl4.cli.incidents import find
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of, who
-from x0tta6bl4.kernel.facts import Incident
-from x0tta6bl4.kernel.memory import Feedback, Knowledge
+from x0tta6bl4.kernel.facts import Incident, Result
+from x0tta6bl4.kernel.memory import ActionRecord, Feedback, Knowledge, Trial
 from x0tta6bl4.runbooks.score import BOUND, Judgement, Score, scores
 
 LINES = 10
@@ -118,12 +119,14 @@ async def _feedback(args: Namespace, display: Display) -> int:
     asker = who()
     async with opened(place_of(args)) as knowledge:
         incident = await find(knowledge, args.incident)
-        said = await _about(knowledge, incident, args.opinion)
+        said, beside = await _about(knowledge, incident, args.opinion)
         await knowledge.add_feedback(said, asker, args.why)
     if display.as_json:
-        display.json({"feedback": said, "who": asker, "why": args.why})
+        display.json({"feedback": said, "who": asker, "why": args.why, "not_of": beside})
     elif said.weight:
         display.line(f"Taken down: {' and '.join(said.rung)} {_VERDICTS[args.opinion]} ({incident.id}).")
+        if beside:
+            display.line(f"It does not speak of what came to nothing: {'; '.join(beside)}.")
     else:
         display.line(
             f"Taken down: {' and '.join(said.rung)} was only suggested ({incident.id}); `x0tta6bl4 score` counts it as "
@@ -135,17 +138,32 @@ async def _feedback(args: Namespace, display: Display) -> int:
 _VERDICTS = {"helped": "helped", "useless": "did not help", "harmful": "made things worse"}
 
 
-async def _about(knowledge: Knowledge, incident: Incident, opinion: str) -> Feedback:
-    """What the word is about: the latest try, or where nothing was done, the latest suggestion."""
+async def _about(knowledge: Knowledge, incident: Incident, opinion: str) -> tuple[Feedback, list[str]]:
+    """What the word is about: what was really done last, or where nothing was tried, the latest suggestion. Beside it,
+    what was tried since or with it and came to nothing."""
     verified, harmful = opinion == "helped", opinion == "harmful"
     tries = [t for t in await knowledge.trials(incident.fault, incident.opened_at) if t.incident == incident.id]
     signature = (incident.fault, "", incident.subject)
     if tries:
-        last = tries[-1]
+        plans: dict[str, list[ActionRecord]] = {}
+        for record in await knowledge.actions_since(incident.opened_at):
+            if record.incident == incident.id:
+                plans.setdefault(record.step_id.rsplit(".", 1)[0], []).append(record)
+        beside: list[str] = []
+        for last in reversed(tries):
+            records = _of(last, plans.values())
+            done = tuple(record.action for record in records if _counts(record, opinion))
+            beside[:0] = _came_to_nothing(last, records, opinion)
+            if done:
+                break
+        else:
+            raise Refusal(
+                f"nothing that was tried about {incident.id} was done, so it cannot have helped: {beside[-1]}"
+            )
         ended_at = last.verified_at or last.ended_at
         return Feedback(
             signature,
-            last.actions,
+            done,
             max(0.0, ended_at - last.onset_at) if verified and last.onset_at is not None else None,
             verified,
             harmful,
@@ -155,10 +173,31 @@ async def _about(knowledge: Knowledge, incident: Incident, opinion: str) -> Feed
             spent=max(0.0, ended_at - last.begun_at),
             after=last.after,
             incident=incident.id,
-        )
+        ), beside
     suggested = [s for s in await knowledge.suggestions(incident.opened_at) if s.incident.id == incident.id]
     if not suggested:
         raise Refusal(f"nothing was done about {incident.id}, and nothing suggested: there is nothing to judge")
     return Feedback(
         signature, suggested[-1].actions, None, verified, harmful, "operator", 0.0, weight=0.0, incident=incident.id
-    )
+    ), []
+
+
+def _of(trial: Trial, plans: Iterable[Sequence[ActionRecord]]) -> Sequence[ActionRecord]:
+    """The steps of a try that were begun."""
+    for records in plans:
+        actions = tuple(record.action for record in records)
+        if records[0].at == trial.begun_at and actions == trial.actions[: len(actions)]:
+            return records
+    return ()
+
+
+def _counts(record: ActionRecord, opinion: str) -> bool:
+    """What failed cannot have helped; it may well have done harm. What nobody knows the end of may be either."""
+    if record.result in (Result.REFUSED, Result.SIMULATED):
+        return False
+    return record.unknown or opinion != "helped" or record.result is not Result.FAILED
+
+
+def _came_to_nothing(trial: Trial, records: Sequence[ActionRecord], opinion: str) -> list[str]:
+    ended = [f"{r.action} {r.result}" for r in records if not _counts(r, opinion)]
+    return [*ended, *(f"{action} was not done" for action in trial.actions[len(records) :])]

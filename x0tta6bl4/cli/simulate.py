@@ -14,9 +14,20 @@ from typing import TYPE_CHECKING
 from x0tta6bl4.adapters.processes import LinuxProcesses
 from x0tta6bl4.cli.display import Display, plural
 from x0tta6bl4.cli.exits import OK
-from x0tta6bl4.cli.places import Place, config_of, opened, overrides_of, place_of
+from x0tta6bl4.cli.places import Place, config_of, held_by, opened, overrides_of, place_of
 from x0tta6bl4.kernel.errors import StepRefused
-from x0tta6bl4.kernel.facts import Answer, Book, Finding, Incident, IncidentState, Plan, Result, Step, Verdict
+from x0tta6bl4.kernel.facts import (
+    Answer,
+    Book,
+    Finding,
+    Incident,
+    IncidentState,
+    Observation,
+    Plan,
+    Result,
+    Step,
+    Verdict,
+)
 from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
 from x0tta6bl4.kernel.incidents import REOPEN
@@ -115,15 +126,19 @@ class Outlook:
     subjects: tuple[Description, ...]
     findings: tuple[Finding, ...]
     answers: tuple[Answered, ...]
+    seen: tuple[Observation, ...] = ()
+    """The latest value of everything that a monitor reported."""
+    blind: tuple[tuple[str, str], ...] = ()
+    """Monitors that could not look, each with the reason."""
 
 
 def run(args: Namespace) -> int:
-    with _quiet():
+    with quiet():
         return asyncio.run(_run(args, Display(args)))
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The loop's own log would tell of incidents as if they were the daemon's."""
     log = logging.getLogger("x0tta6bl4")
     before, log.disabled = log.level, False
@@ -134,7 +149,8 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-async def _run(args: Namespace, display: Display) -> int:
+async def drawn(args: Namespace) -> tuple[Place, "Blueprint"]:
+    """What is configured, over the store that is meant."""
     from x0tta6bl4.app import read
 
     _, blueprint = await asyncio.to_thread(read, config_of(args), os.environ, overrides_of(args))
@@ -144,6 +160,11 @@ async def _run(args: Namespace, display: Display) -> int:
         blueprint = replace(blueprint, places=replace(blueprint.places, state_dir=place.state_dir))
     elif place.state_dir != blueprint.places.state_dir:
         place = Place(blueprint.places.state_dir, None)
+    return place, blueprint
+
+
+async def _run(args: Namespace, display: Display) -> int:
+    place, blueprint = await drawn(args)
     said = await _said(place, display.now)
     outlook = await look(blueprint, said, args.seconds)
     if display.as_json:
@@ -249,7 +270,9 @@ async def _outlook(blueprint: "Blueprint", said: Said, loop: MAPEK, turn: Turn) 
         if how.state == "recovering" and (ill := [i for i in loop.incidents.of_subject(name) if _is_ill(sight, i)]):
             how = replace(how, state=ill[0].fault, summary=f"incident {ill[0].id} is open, and its probe still says no")
         subjects.append(replace(how, since=wall - max(0.0, now - how.since)))
-    return Outlook(tuple(subjects), turn.findings, tuple(answers))
+    seen = tuple(o for metric in sorted(sight.metrics()) for o in sight.of_metric(metric))
+    blind = tuple((instance, reason) for instance, (reason, _, _) in sorted(sight.blind_instances.items()))
+    return Outlook(tuple(subjects), turn.findings, tuple(answers), seen, blind)
 
 
 def _is_ill(sight: Sight, incident: Incident) -> bool:
@@ -288,7 +311,14 @@ def _tell(display: Display, place: Place, blueprint: "Blueprint", outlook: Outlo
     if place.daemon is None and any(
         program.name in {f.subject for f in outlook.findings} for program in blueprint.programs
     ):
-        display.line("No daemon runs. When it begins it starts the programs it supervises, before it judges them.")
+        from x0tta6bl4.app import lock_file_of
+
+        lock = lock_file_of(blueprint.settings, blueprint.places.config_dir)
+        holder = held_by(lock)
+        display.line(
+            (f"Another daemon holds {lock}: {holder}. This one cannot begin" if holder else "No daemon runs")
+            + ". When it begins it starts the programs it supervises, before it judges them."
+        )
     display.line()
     if outlook.subjects:
         display.table(("SUBJECT", "STATE", "WHAT"), [(s.name, s.state, s.summary) for s in outlook.subjects], states=1)

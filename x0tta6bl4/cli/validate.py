@@ -5,6 +5,7 @@ import sys
 from argparse import Namespace
 
 from x0tta6bl4.cli.display import Display, plural
+from x0tta6bl4.cli.doctor import own_limits
 from x0tta6bl4.cli.exits import CONFIG, OK
 from x0tta6bl4.cli.places import config_of, overrides_of
 from x0tta6bl4.kernel.errors import ConfigError
@@ -24,6 +25,14 @@ def run(args: Namespace) -> int:
         return CONFIG
     rows = [(care.subject, [*care.monitors]) for care in blueprint.cares]
     beside = [c.name for c in blueprint.chosen["monitors"] if not any(c.name in monitors for _, monitors in rows)]
+    limits = own_limits(blueprint)
+    # Which metrics there are is known only to who looks, and here nothing is touched.
+    remark = (
+        f"Whether anybody reports what {', '.join(limits)} {'is' if len(limits) == 1 else 'are'} about is not known "
+        "before somebody looks: `x0tta6bl4 doctor` does."
+        if limits
+        else ""
+    )
     allowed = list(blueprint.settings.guard.allow)
     if display.as_json:
         display.json(
@@ -33,6 +42,7 @@ def run(args: Namespace) -> int:
                 "files": [str(f) for f in loaded.files],
                 "state_dir": str(blueprint.places.state_dir),
                 "allow": allowed,
+                "remarks": [remark] if remark else [],
                 "monitors": beside,
                 "subjects": [{"name": s.name, "kind": s.kind, "mode": s.mode, "monitors": m} for s, m in rows],
             }
@@ -47,4 +57,6 @@ def run(args: Namespace) -> int:
         display.table(("SUBJECT", "KIND", "MODE", "SEEN BY"), [(s.name, s.kind, s.mode, ", ".join(m)) for s, m in rows])
     display.line(f"allowed actions: {', '.join(allowed) or 'none; nothing would be done (guard.allow is empty)'}")
     display.line(f"state: {blueprint.places.state_dir}")
+    if remark:
+        display.line(remark)
     return OK

@@ -11,7 +11,7 @@ from typing import Any
 from x0tta6bl4.cli import incidents as stories
 from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.events import Stand, stand_of, tell_stand
-from x0tta6bl4.cli.exits import OK, Refusal
+from x0tta6bl4.cli.exits import OK, Refusal, quoted
 from x0tta6bl4.cli.live import Now
 from x0tta6bl4.cli.picture import (
     Seen,
@@ -22,8 +22,9 @@ from x0tta6bl4.cli.picture import (
     tell_source,
     watched_words,
 )
-from x0tta6bl4.cli.places import Place, opened, place_of
+from x0tta6bl4.cli.places import Place, known_or_refuse, opened, place_of
 from x0tta6bl4.kernel.facts import Answer, Incident, IncidentState, Plan
+from x0tta6bl4.kernel.loop import ASKING
 from x0tta6bl4.kernel.memory import Approval, Decision, Entry, Knowledge, Pause
 from x0tta6bl4.settings.mistakes import nearest
 
@@ -71,7 +72,35 @@ REMEDIES: Mapping[tuple[str, str], str] = {
 
 
 def run(args: Namespace) -> int:
+    if args.metrics:
+        from x0tta6bl4.cli.simulate import quiet
+
+        with quiet():
+            return asyncio.run(_metrics(args, Display(args)))
     return asyncio.run(_run(args, Display(args)))
+
+
+async def _metrics(args: Namespace, display: Display) -> int:
+    """Seen by this command itself, with the configured monitors, so it can be asked before a daemon runs."""
+    from x0tta6bl4.cli.doctor import LOOK
+    from x0tta6bl4.cli.simulate import Said, drawn, look
+
+    _, blueprint = await drawn(args)
+    outlook = await look(blueprint, Said(), LOOK)
+    known_or_refuse(args.target, {*(o.subject for o in outlook.seen), *blueprint.subjects}, "subject")
+    seen = [o for o in outlook.seen if o.subject == args.target]
+    if display.as_json:
+        display.json({"target": args.target, "metrics": seen, "blind": dict(outlook.blind)})
+        return OK
+    if seen:
+        display.table(
+            ("METRIC", "VALUE", "SEEN BY", "WHAT"), [(o.metric, f"{o.value:g}", o.source, o.detail) for o in seen]
+        )
+    else:
+        display.line(f"Nothing was reported of {args.target} within {LOOK:g} s.")
+    for name, reason in outlook.blind:
+        display.line(f"{name} cannot look: {reason}")
+    return OK
 
 
 async def _run(args: Namespace, display: Display) -> int:
@@ -121,7 +150,7 @@ async def _unknown(knowledge: Knowledge, name: str, picture: Seen) -> Refusal:
     past = {i.subject for i in await knowledge.incidents(limit=10_000)}
     near = nearest(name, {*(s.name for s in picture.subjects), *past})
     hint = f"; {near}" if near.startswith("did you") else ""
-    return Refusal(f"nothing is known of {name!r}{hint} ({watched_words(picture)})")
+    return Refusal(f"nothing is known of {quoted(name)}{hint} ({watched_words(picture)})")
 
 
 class Case:
@@ -149,7 +178,8 @@ class Case:
         decision = self.latest_decision
         if decision is not None and decision.plan:
             return self.plans.get(decision.plan)
-        return list(self.plans.values())[-1] if self.plans else None
+        wanted = [plan for plan in self.plans.values() if not _only_asks(plan)]
+        return wanted[-1] if wanted else None
 
     @property
     def onset(self) -> float:
@@ -164,7 +194,8 @@ class Case:
     @property
     def latest_decision(self) -> Decision | None:
         """The guard's standing answer. What it allowed and what then had its outcome stands no longer, nor does what it
-        said before another plan was begun, or before the incident came back."""
+        said before another plan was begun, or before the incident came back. Letting people know of the answer is no
+        other plan."""
         decision = self.decision
         if decision is None or decision.at < self.onset:
             return None
@@ -173,9 +204,20 @@ class Case:
             if begun.data.get("plan") != decision.plan
             else decision.answer is Answer.ALLOW and ended is not None
             for begun, ended in self.actions
+            if not self.only_asks(begun)
         ):
             return None
         return decision
+
+    def only_asks(self, begun: Entry) -> bool:
+        """Whether it was done so that a person may decide, and not by the runbook's own will."""
+        plan = self.plans.get(str(begun.data.get("plan")))
+        return plan is not None and _only_asks(plan)
+
+
+def _only_asks(plan: Plan) -> bool:
+    """A rung of a runbook may have that name too; the loop's own message has it in its id besides."""
+    return plan.rung == ASKING and f"-{ASKING}" in plan.id
 
 
 async def _case(knowledge: Knowledge, incident: Incident) -> Case:
@@ -350,8 +392,10 @@ def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
         tell_stand(display, case.stand, incident)
     if decision is not None and (decision.check != "runbook" or case.stand is None):  # else its place has said it
         _tell_decision(display, decision)
-    if not closed and not any(begun.at >= case.onset for begun, _ in case.actions):
-        display.line("Nothing was done about it" + (" this time." if case.actions else "."), 2)
+    done = [begun for begun, _ in case.actions if not case.only_asks(begun)]
+    if not closed and not any(begun.at >= case.onset for begun in done):
+        told = " but to try and let people know" if len(done) < len(case.actions) else ""
+        display.line(f"Nothing was done about it{' this time' if done else ''}{told}.", 2)
     if case.actions:
         _tell_actions(display, case, is_run=is_run)
     if incident.state is IncidentState.ESCALATED:
@@ -430,7 +474,8 @@ def _tell_last(display: Display, case: Case, *, is_run: bool) -> None:
     for reason in incident.because:
         display.line(f"because {reason}", 2)
     decision = case.latest_decision
-    if decision is not None and decision.answer is not Answer.ALLOW and not case.actions:
+    is_acted_on = any(not case.only_asks(begun) for begun, _ in case.actions)
+    if decision is not None and decision.answer is not Answer.ALLOW and not is_acted_on:
         _tell_decision(display, decision)
     if case.actions:
         _tell_actions(display, case, is_run=is_run)

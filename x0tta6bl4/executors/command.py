@@ -1,4 +1,14 @@
-"""Runs the commands that the operator has written down, each with the few values that a rule may fill in."""
+"""Runs the commands that the operator has written down, each with the few values that a rule may fill in.
+
+Each is told which deed it is, so that it, or whoever it asks on another host, can let be what was carried out already
+and what an earlier life of the daemon still asks for:
+
+- ``X0TTA6BL4_KEY``: the deed. The same when it is done again because nobody knows whether it was done.
+- ``X0TTA6BL4_ATTEMPT``: 1, or more when it did not help and is meant to be done once more.
+- ``X0TTA6BL4_EPOCH``: the life of the daemon; it only grows. What has a lower one than was seen before is late.
+- ``X0TTA6BL4_STEP``: this very start of it, by the id that the journal has. Never the same twice.
+- ``X0TTA6BL4_INCIDENT``: what it is done for.
+"""
 
 import json
 import posixpath
@@ -19,7 +29,7 @@ from x0tta6bl4.kernel.facts import Step
 from x0tta6bl4.kernel.plugin import Action, Effect, PluginConfig, executor
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.units import Seconds, Size
-from x0tta6bl4.ports.commands import Commands
+from x0tta6bl4.ports.commands import Commands, OutlivesTheDaemon
 
 RUN_OTHERS = re.compile(
     r"(ba|da|z|k|mk|a|c|tc|fi|rba|pw|ya|xon)?sh|busybox|toybox"
@@ -33,6 +43,7 @@ RUN_OTHERS = re.compile(
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 REAPED = 5.0
 """Seconds beyond its own timeout in which a command is killed with all it has started, and says so."""
+TOLD = ("X0TTA6BL4_KEY", "X0TTA6BL4_ATTEMPT", "X0TTA6BL4_EPOCH", "X0TTA6BL4_STEP", "X0TTA6BL4_INCIDENT")
 LONGEST = 1024
 """Characters of the longest value."""
 TAIL = 600
@@ -187,7 +198,8 @@ class Command(PluginConfig):
     output_limit: Size = Field(default=16384, ge=256, le=1 << 20)
     """Bytes of its output that are kept for the journal; what comes after them is dropped."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables, beside PATH and LANG; it gets no others."""
+    """Environment variables, beside PATH and LANG. It gets no others but X0TTA6BL4_KEY, _ATTEMPT, _EPOCH, _STEP and
+    _INCIDENT: the deed it is, so that what was done already under this key and attempt can be let be."""
     idempotent: bool = False
     """Whether twice is the same as once; then it may be repeated after the daemon died in the middle of it."""
     undo: str = ""
@@ -212,6 +224,8 @@ class Command(PluginConfig):
         for key, value in env.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key, re.ASCII) or "\0" in value:
                 raise ValueError(f"{key!r} cannot be set in an environment")
+            if key in TOLD:
+                raise ValueError(f"{key} is what the daemon itself tells the command")
         return env
 
     @model_validator(mode="after")
@@ -316,7 +330,7 @@ class CommandExecutor:
                 argv,
                 timeout=min(command.timeout, step.timeout),
                 limit=command.output_limit,
-                env={**ENVIRONMENT, **command.env},
+                env={**ENVIRONMENT, **command.env, **_told(step)},
             )
         except OSError as error:
             raise StepFailed(f"{argv[0]} could not be started: {error.strerror or error}") from error
@@ -325,6 +339,10 @@ class CommandExecutor:
         cut = f"; its output was cut at {command.output_limit} bytes" if result.truncated else ""
         data = _object(argv, result.output) if command.result == "json" else {}
         return Effect(f"ran {shlex.join(argv)} in {result.seconds:.2f} s{cut}", output=result.output, data=data)
+
+    async def end_left(self) -> None:
+        if isinstance(self.commands, OutlivesTheDaemon):
+            await self.commands.end_left()
 
     def _read(self, step: Step) -> tuple[Command, tuple[str, ...]]:
         action = action_of(step, self.actions)
@@ -345,6 +363,10 @@ class CommandExecutor:
         if ".." in _PARTS.split(argument) and ".." not in _PARTS.split(template):
             raise StepRefused(f"{step.action}: {template!r} would become {shown(argument)}, which leaves a folder")
         return argument
+
+
+def _told(step: Step) -> dict[str, str]:
+    return dict(zip(TOLD, (step.key, str(step.attempt), str(step.epoch), step.id, step.incident), strict=True))
 
 
 def _object(argv: Sequence[str], output: str) -> dict[str, Any]:

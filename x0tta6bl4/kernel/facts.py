@@ -187,6 +187,8 @@ class Expect:
 
     within: float = 30.0
     hold: float = 3.0
+    patient: bool = False
+    """The time was given on purpose: that the fault still stands says nothing before it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,14 @@ class Step:
     """The step that it takes back itself."""
     on_unknown: str = "probe"
     """What to do when the daemon died in the middle: ``retry``, ``probe`` or ``ask``."""
+    incident: str = ""
+    key: str = ""
+    """The same for each time that this very deed is asked for, above all when it is done again because a daemon died
+    in the middle of it: whoever has carried it out under this key and ``attempt`` may let it be. The kernel sets it."""
+    attempt: int = 1
+    """Tries of it that are meant as such: the first is known not to have helped, and it is to be done once more."""
+    epoch: int = 0
+    """The life of the daemon that does it. Whoever has heard of a later one need not listen to this."""
 
 
 @dataclass(frozen=True, slots=True)

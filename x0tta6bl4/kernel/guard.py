@@ -119,6 +119,8 @@ class Standing:
 
     pauses: tuple[Pause, ...] = ()
     approvals: dict[str, Approval] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    """Plans of which people were asked whether they may be carried out. A new life of the daemon asks once more."""
     in_treatment: dict[str, str] = field(default_factory=dict)
     """Subject -> its group, for every subject that is being treated at this moment."""
     recovering: set[str] = field(default_factory=set)
@@ -354,6 +356,9 @@ def _variety(guard: Guard, case: Case) -> Verdict | None:
     if not case.action.disruptive:
         if case.step.action.partition(".")[0] != TELLS:
             return None  # a look; a runbook may look as often as it needs to
+        question = case.step.args.get("plan")
+        if question is not None and question not in guard.standing.asked:
+            return None  # nobody was asked this yet, whatever else they were told
         told = guard.ledger.latest_of(case.incident.id)
         until = (told.ended_at or told.at) + guard.policy.remind_every if told is not None else 0.0
         if told is not None and told.action == case.step.action and until > case.wall:

@@ -44,6 +44,8 @@ class Incidents:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._open: dict[Key, Incident] = {}
+        self._of: dict[str, dict[str, None]] = {}
+        """Subject -> the faults of its open incidents, oldest first: who asks for one asks in every turn."""
         self._closed: dict[Key, Incident] = {}
         self._well_since: dict[str, float] = {}
         self._last_found: dict[str, float] = {}
@@ -57,7 +59,7 @@ class Incidents:
         now = self._clock.monotonic()
         for incident in incidents:
             state = IncidentState.OPEN if incident.state is IncidentState.RESPONDING else incident.state
-            self._open[incident.subject, incident.fault] = replace(incident, state=state)
+            self._keep(replace(incident, state=state))
             self._last_found[incident.id] = now
         for incident in closed:
             self._closed[incident.subject, incident.fault] = incident
@@ -77,7 +79,7 @@ class Incidents:
         )
 
     def of_subject(self, subject: str) -> list[Incident]:
-        return [i for (name, _), i in self._open.items() if name == subject]
+        return [self._open[subject, fault] for fault in self._of.get(subject, ())]
 
     def finding(self, incident: Incident) -> Finding | None:
         """What is found of it now; None when no analyzer said so at the last look."""
@@ -101,13 +103,21 @@ class Incidents:
             self._moves.setdefault(incident.id, {})[move.number] = move
         if incident.state is IncidentState.CLOSED:
             self._open.pop(key, None)
+            mine = self._of.get(incident.subject, {})
+            mine.pop(incident.fault, None)
+            if not mine:
+                self._of.pop(incident.subject, None)
             self._closed[key] = incident
             self._findings.pop(key, None)
             self._found_at.pop(key, None)
             self._well_since.pop(incident.id, None)
             self._last_found.pop(incident.id, None)
         else:
-            self._open[key] = incident
+            self._keep(incident)
+
+    def _keep(self, incident: Incident) -> None:
+        self._open[incident.subject, incident.fault] = incident
+        self._of.setdefault(incident.subject, {})[incident.fault] = None
 
     def unsaved(self, incident: str) -> tuple[Move, ...]:
         """Its moves that the journal has not got yet, in order."""
@@ -151,7 +161,7 @@ class Incidents:
                 if fresh is not incident:
                     changed.append(fresh)
                 incident = fresh
-            self._open[key] = incident
+            self._keep(incident)
             self._last_found[incident.id] = now
             self._well_since.pop(incident.id, None)
         for key, incident in list(self._open.items()):

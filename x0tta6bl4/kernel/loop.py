@@ -269,6 +269,7 @@ class MAPEK:
         self.parts.flags.load(await knowledge.flags())
         self.standing.pauses = tuple(await knowledge.pauses())
         self.standing.approvals = {a.plan: a for a in await knowledge.approvals(limit=1000)}
+        self.standing.asked &= self.standing.approvals.keys()
         messages = await knowledge.inbox()
         # One that was heard may still stand there: the move that took it is being written, or was after the reading.
         self._heard &= {message.id for message in messages}
@@ -971,14 +972,14 @@ class MAPEK:
         except StoreError:
             if len(incidents) == 1:
                 raise
-            refusals: list[StoreError] = []
+            refusal: StoreError | None = None
             for incident in incidents:
                 try:
                     await self._save([incident])
-                except StoreError as refusal:
-                    refusals.append(refusal)
-            if refusals:
-                raise refusals[0]
+                except StoreError as error:
+                    refusal = refusal or error
+            if refusal is not None:
+                raise refusal from None
             return
         for incident, (_, moves) in zip(incidents, changed, strict=True):
             self.incidents.saved(moves)

@@ -32,6 +32,7 @@ from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.kernel.watching import Watching
 from x0tta6bl4.ports.clock import Clock
+from x0tta6bl4.ports.commands import OutlivesTheDaemon
 from x0tta6bl4.ports.meter import Meter
 
 log = logging.getLogger("x0tta6bl4.kernel.respond")
@@ -186,7 +187,9 @@ class Responder:
         once = f"{plan.id}-{self.epoch}.{self._carried}"
         steps = []
         for number, step in enumerate(plan.steps, 1):
-            step = replace(step, id=f"{once}.{number}")
+            step = replace(
+                step, id=f"{once}.{number}", key=_key(plan, step, number), epoch=self.epoch, incident=plan.incident
+            )
             with suppress(StepRefused):  # one that no executor offers stops the plan when its turn comes
                 executor, action = self.catalogue.find(step.action)
                 back = step.undo or (f"{executor.name}.{action.undo}" if action.undo and not step.undoes else "")
@@ -233,6 +236,9 @@ class Responder:
         assert outcome is not None, "what disturbs nobody is done whether or not the symptom is gone"
         await self._record(step, outcome)
         self._announce(outcome, incident, plan, step)
+        question = step.args.get("plan")
+        if question is not None and outcome.result is Result.UNVERIFIED:
+            self._guard.standing.asked.add(question)
 
     async def moved_on(
         self,
@@ -512,6 +518,8 @@ class Responder:
                 well_since = verified_at = None
                 self._guard.standing.recovering.discard(incident.subject)
                 again = self._incidents.found_again(incident, acted_at)
+                if expect.patient:  # what stands is given its time; what has begun anew since is an answer
+                    again = [finding for finding in again if finding.since > acted_at]
                 if again:
                     return Result.REFUTED, f"did not help: {again[0].summary}", None, self._evidence(incident)
                 if now >= deadline:
@@ -561,9 +569,19 @@ class Responder:
 
     async def settle_unknown(self, step: Step, incident: Incident, intent_at: float) -> Outcome:
         """A step whose outcome died with the daemon: nothing is repeated before the world was asked."""
+        still = await self._end_left(step)
         now = self._clock.wall()
         ask = step.on_unknown == "ask" or self._asks(step.action)
-        if step.expect is None or not incident.healthy_when or ask:
+        if still:
+            outcome = Outcome(
+                step.id,
+                Result.UNVERIFIED,
+                f"the daemon ended before the outcome was written, and it may still be going on: {still}",
+                intent_at,
+                now,
+                unknown=True,
+            )
+        elif step.expect is None or not incident.healthy_when or ask:
             outcome = Outcome(
                 step.id,
                 Result.UNVERIFIED,
@@ -575,7 +593,7 @@ class Responder:
             )
         else:
             result, detail, verified_at, reasons = await self._proof(
-                incident, Expect(min(step.expect.within, 10.0), step.expect.hold), self._clock.monotonic()
+                incident, replace(step.expect, within=min(step.expect.within, 10.0)), self._clock.monotonic()
             )
             outcome = Outcome(
                 step.id,
@@ -593,8 +611,29 @@ class Responder:
         """Of a step that was no part of a runbook: only the outcome is kept."""
         await self._record(step, outcome)
 
+    async def _end_left(self, step: Step) -> str:
+        """Why what an earlier life began for the step may still be going on; empty when nothing of it is."""
+        try:
+            executor, _ = self.catalogue.find(step.action)
+        except StepRefused:
+            return ""  # that executor is no longer configured; nobody else knows what it began
+        if not isinstance(executor, OutlivesTheDaemon):
+            return ""
+        ended = await guarded(executor.end_left, None)
+        return ended.message if isinstance(ended, Failure) else ""
+
     def _asks(self, action: str) -> bool:
         try:
             return self.catalogue.find(action)[1].on_unknown == "ask"
         except StepRefused:
             return False  # that executor is no longer configured; looking harms nothing
+
+
+def _key(plan: Plan, step: Step, number: int) -> str:
+    """One deed, one key: of an activity, of its later steps, of taking back that very step, or of a plan of no activity
+    (a question to a human).
+    """
+    if step.undoes:
+        return f"{plan.incident}:undo:{step.undoes}"
+    key = step.key or f"{plan.incident}:{plan.activity or plan.id}"
+    return key if number == 1 else f"{key}:{number}"

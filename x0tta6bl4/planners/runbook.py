@@ -225,7 +225,8 @@ class Runbooks:
         if message.event == MIGRATE:
             return self._migrated(life, message)
         if not life.is_begun:
-            if not message.id or incident.place.get("rest", 0.0) > situation.now:
+            rests = incident.place.get("rest", 0.0) > situation.now and message.event != "operator.resume"
+            if not message.id or rests:
                 return Advance(incident, why="its runbook has ended, or has not begun yet")
             life.begin()
         data = message.data if isinstance(message.data, Mapping) else {"data": message.data}
@@ -245,7 +246,7 @@ class Runbooks:
     def close(self, incident: Incident, situation: Situation) -> Advance:
         life = self._life(incident, situation)
         if life is None or not life.is_begun:
-            return Advance(incident)
+            return Advance(replace(incident, place=begun_anew(incident.place)))  # a rest is over with what it was for
         life.end()
         return Advance(
             replace(life.incident, place=life.place()), tuple(life.moves), said=tuple(life.said), left=tuple(life.left)
@@ -522,6 +523,8 @@ class Runbooks:
             timeout=20.0,
             expect=None,
             args={**_told(TELLS, incident), "text": f"{incident.summary}; {why}"},
+            # Told again of the same breakdown, it is the same message; when it breaks down anew, it is another one.
+            key=f"{incident.id}:{BROKEN}.{place.get('number', 0)}",
         )
         plan = plan_id(incident, BROKEN, 0, situation.done, (step,))
         return Plan(
@@ -550,7 +553,10 @@ class Runbooks:
             rule=book.name,
             rung=act["state"],
             mode=situation.subject.mode,
-            steps=tuple(replace(step, id=f"{plan}.{number}") for number, step in enumerate(steps, 1)),
+            steps=tuple(
+                replace(step, id=f"{plan}.{number}", attempt=act.get("tries", 0) + 1)
+                for number, step in enumerate(steps, 1)
+            ),
             because=(incident.summary, f"runbook {book.name} v{book.version}, step {act['state']}", *life.notes[-8:]),
             activity=asked,
             under_way=life.is_proved,
@@ -656,7 +662,9 @@ def _steps(act: Mapping[str, Any], incident: Incident, situation: Situation, sev
                     on_unknown=do["on_unknown"],
                     args={**_told(family, incident, severity), **values[number]},
                     undo=_taking_back(undo.get("action", ""), one.target, situation),
-                    expect=Expect(expect["within"] or subject.start_timeout, expect["hold"])
+                    expect=Expect(
+                        expect["within"] or subject.start_timeout, expect["hold"], patient=bool(expect["within"])
+                    )
                     if expect is not None and last and one is here[-1]
                     else None,
                 )

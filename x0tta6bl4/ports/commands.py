@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +29,17 @@ class Commands(Protocol):
         """Runs argv[0], an absolute path, in its own session; on timeout or cancellation the whole tree is killed.
 
         Raises OSError when it cannot be started. ``env`` replaces the environment; None means a minimal one.
+        """
+        ...
+
+
+@runtime_checkable
+class OutlivesTheDaemon(Protocol):
+    """What starts programs that go on when the daemon itself is killed."""
+
+    async def end_left(self) -> None:
+        """Ends what earlier lives of the daemon left running, and returns when it is gone; asked again, looks again.
+
+        Never touches what this life runs. Raises StepFailed when something cannot be ended.
         """
         ...

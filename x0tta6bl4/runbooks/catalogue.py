@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ValidationError
 
 from x0tta6bl4.kernel.errors import Problem
-from x0tta6bl4.kernel.plugin import Action, Blast
+from x0tta6bl4.kernel.plugin import USUAL_TIMEOUT, Action, Blast, is_reboot_class
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.runbooks.document import GIVEN, TELLS, Do, Node, Runbook, computed, near
 
@@ -17,7 +17,6 @@ ROLES = ("service", "dependency")
 VERBS = ("start", "stop", "restart", "reload")
 TOLD = frozenset({"title", "text", "incident", "severity", "reasons"})
 """What the daemon itself tells a human about an incident; a runbook need not say it."""
-REBOOT_CLASS = frozenset({"host", "cluster"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,6 @@ class ActionSpec:
     name: str
     args: type[BaseModel] | None = None
     """What it takes; None: nobody said, so nothing is checked."""
-    disruptive: bool = True
     idempotent: bool = True
     """Whether twice leaves the same as once, with no harm in between."""
     undo: str = ""
@@ -35,7 +33,7 @@ class ActionSpec:
     on_unknown: Literal["retry", "probe", "ask"] = "probe"
     blast: Blast = "service"
     """What else can be hurt when it goes wrong."""
-    timeout: float = 30.0
+    timeout: float = USUAL_TIMEOUT
     """Seconds when a runbook says nothing else."""
     summary: str = ""
 
@@ -45,12 +43,8 @@ class ActionSpec:
 
     @property
     def is_reboot_class(self) -> bool:
-        return self.blast in REBOOT_CLASS
-
-    @property
-    def probe(self) -> bool:
-        """Whether looking can tell if it was done: then nobody need be asked."""
-        return self.on_unknown == "probe"
+        """It keeps its place in a ladder, whatever was learnt."""
+        return is_reboot_class(self.blast)
 
 
 class Offers(Protocol):
@@ -72,11 +66,11 @@ def catalogue_of(executors: Iterable[Offers]) -> dict[str, ActionSpec]:
         f"{executor.name}.{action.verb}": ActionSpec(
             name=f"{executor.name}.{action.verb}",
             args=action.args,
-            disruptive=action.disruptive,
             idempotent=action.idempotent,
             undo=f"{executor.name}.{action.undo}" if action.undo else "",
             on_unknown=action.on_unknown,
             blast=action.blast,
+            timeout=action.timeout,
             summary=action.summary,
         )
         for executor in executors
@@ -119,6 +113,7 @@ def check(book: Runbook, catalogue: Catalogue, subjects: Iterable[Subject] = ())
         Problem(f"{book.name}.{node.name}.{where}", message, book.place, hint=hint)
         for node in book.walk()
         for do in node.do
+        if do.action  # else it could not be read, which was told
         for where, message, hint in _mistakes(node, do, book, catalogue, served)
     ]
 
@@ -133,7 +128,7 @@ def _mistakes(
             yield "do", f"there is no action {do.action!r}", near(do.action, names)
         return
     yield from _argument_mistakes(do, book, candidates)
-    if do.undo is not None and not _candidates(do.undo.action, catalogue, subjects):
+    if do.undo is not None and do.undo.action and not _candidates(do.undo.action, catalogue, subjects):
         role, _, verb = do.undo.action.partition(".")
         if role not in ROLES or verb not in VERBS:
             yield "undo", f"there is no action {do.undo.action!r} to take it back", near(do.undo.action, catalogue)

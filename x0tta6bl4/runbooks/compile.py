@@ -21,6 +21,13 @@ def definition(book: Runbook) -> Definition:
     return _Compiler(book).definition()
 
 
+def pausing(book: Runbook) -> frozenset[str]:
+    """The time events that go on with what was left of them when a history leads back to their states."""
+    compiler = _Compiler(book)
+    compiler.definition()
+    return frozenset(compiler.pausing)
+
+
 def authored(compiled: Definition) -> Definition:
     """Without the states for the runbook's own failures: they lead to an end from everywhere, and so hide that the
     author's own states do not."""
@@ -34,6 +41,7 @@ class _Compiler:
     def __init__(self, book: Runbook) -> None:
         self.book = book
         self.names = {*GIVEN, *book.data} - {SEEN}
+        self.pausing: set[str] = set()
 
     def definition(self) -> Definition:
         book = self.book
@@ -85,7 +93,7 @@ class _Compiler:
             kind=Kind.PARALLEL if node.kind == "parallel" else Kind.STATE,
             states=tuple(self.state(inner) for inner in node.nodes),
             initial=(node.initial,) if node.initial else (),
-            transitions=(*self.answers(node), *(self.move(move) for move in node.moves)),
+            transitions=self.ways(node, tuple(self.answers(node))),
             entry=_blocks(node.enter),
             exit=_blocks(node.exit),
             activities=self.work(node),
@@ -154,7 +162,7 @@ class _Compiler:
             id=node.name,
             states=(next_, *(self.rung(rung, node) for rung in node.nodes)),
             initial=(choosing,),
-            transitions=tuple(self.move(move) for move in node.moves),
+            transitions=self.ways(node, ()),
             entry=_blocks(node.enter),
             # Not on entry: a ladder that a history comes back to goes on where it was left.
             on_initial=fill,
@@ -169,15 +177,19 @@ class _Compiler:
         failed = node.failed or (ladder.failed if node.safety else onward)
         return State(
             id=node.name,
-            transitions=(
-                *_answered(node.name, done, failed, node.unknown),
-                *(self.move(move) for move in node.moves),
-            ),
+            transitions=self.ways(node, tuple(_answered(node.name, done, failed, node.unknown))),
             entry=_blocks(node.enter),
             exit=_blocks(node.exit),
             activities=self.work(node),
             summary=node.summary,
         )
+
+    def ways(self, node: Node, answers: tuple[Transition, ...]) -> tuple[Transition, ...]:
+        """Time events are named by the place of their transitions among these."""
+        for number, move in enumerate(node.moves, len(answers)):
+            if move.hold == "pause":
+                self.pausing.add(f"after.{node.name}.{number}")
+        return (*answers, *(self.move(move) for move in node.moves))
 
     def move(self, move: Move) -> Transition:
         branch = move.branch

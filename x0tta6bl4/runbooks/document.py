@@ -17,6 +17,7 @@ from x0tta6bl4.kernel.errors import ConfigError, Problem
 from x0tta6bl4.kernel.facts import Incident
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.units import as_seconds
+from x0tta6bl4.statechart.core.event import catches, descriptors
 from x0tta6bl4.statechart.types.base import EvaluationError, ExpressionError, compile_expression, names_in
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ GIVEN = ("incident", "subject", "last", SEEN)
 """Variables that every runbook has: what is wrong, what it is wrong with, how the latest action ended, what is seen."""
 LENIENT = ("incident", "subject", SEEN)
 """What is not known of these is null: an operator asks for ``subject.cleanup`` where there may be none."""
+PEOPLE = ("operator", "incident")
+"""Families of events that people and the daemon send to every runbook, sooner or later."""
 TELLS = "notify"
 """The family of actions that tell a human, and so prove nothing."""
 
@@ -75,6 +78,14 @@ _BOOK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _WORD = r"[A-Za-z$][A-Za-z0-9_$-]*(\.[A-Za-z0-9_$-]+)*(\.\*)?"
 _EVENT = re.compile(rf"\*|{_WORD}( {_WORD})*")
+_ASKED_STATE = re.compile(r"""\bIn\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+_ASKS_TIME = re.compile(r"\bnow\s*\(")
+_UNREAD = "incident"
+"""Stands for an expression with a mistake: what it would have said is not known, so a guard may say either."""
+_WAYS = frozenset({"never-entered", "waits", "no-end"})
+"""What the walk through a runbook finds that may be a mere consequence of a way on that could not be read."""
+_WALKED = _WAYS | {"endless", "shadowed"}
+"""All that it finds."""
 
 
 # -- what a runbook is, once it is read --------------------------------------------------------------------------------
@@ -95,7 +106,8 @@ class Do:
     """``executor.verb``; ``service.VERB`` is whatever controls the subject, ``dependency.VERB`` the same for each
     subject that it depends on."""
     args: Mapping[str, Any]
-    timeout: float = 30.0
+    timeout: float | None = None
+    """Seconds; None: what the action itself may take."""
     tries: int = 1
     backoff: float = 0.0
     undo: Undo | None = None
@@ -144,6 +156,8 @@ class Move:
     key: str
     """The event, the condition, or the time: seconds as text, or ``=EXPRESSION``."""
     branch: Branch
+    hold: Literal["restart", "pause"] = "restart"
+    """Of a time: whether it begins anew when a history leads back to its state, or goes on with what was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +256,15 @@ class Runbook:
         return definition(self)
 
     @cached_property
+    def pausing(self) -> frozenset[str]:
+        """The time events, by their names in the chart, that go on with what was left of them."""
+        if not any(move.hold == "pause" for node in self.walk() for move in node.moves):
+            return frozenset()
+        from x0tta6bl4.runbooks.compile import pausing
+
+        return pausing(self)
+
+    @cached_property
     def chart(self) -> "Chart":
         from x0tta6bl4.statechart.core.machine import Chart
 
@@ -324,48 +347,85 @@ def read(text: str, place: str, *, prove: bool = True) -> list[Runbook]:
 
     ``prove`` also explores each of them as a state machine; only what was proved already may go without.
     """
+    books, problems = drafts(text, place, prove=prove)
+    if problems:
+        raise ConfigError(problems, remedy="`x0tta6bl4 runbook validate FILE` checks a runbook alone")
+    return books
+
+
+def drafts(text: str, place: str, *, prove: bool = True) -> tuple[list[Runbook], list[Problem]]:
+    """The runbooks of one file as far as they can be made out, and every mistake in it. Without one, they are sound;
+    with any, they are there to be checked further and not to be run."""
     found, problems = pages(text, place)
     books: list[Runbook] = []
     for page in found:
         if page.value is None:
             continue
-        book, wrong = parse(page.value, place, page.lines)
+        book, wrong = draft(page.value, place, page.lines, prove=prove)
         problems += wrong
         if book is not None:
-            problems += proved(book, page.lines) if prove else ()
             books.append(book)
     names = [book.name for book in books]
     problems += [
         Problem(name, "is there twice in this file", place)
         for name in dict.fromkeys(n for n in names if names.count(n) > 1)
     ]
-    if problems:
-        raise ConfigError(problems[:MOST_PROBLEMS], remedy="`x0tta6bl4 runbook validate FILE` checks a runbook alone")
-    return books
+    return books, problems[:MOST_PROBLEMS]
+
+
+def draft(
+    value: Any, place: str = "", lines: Mapping[Path, int] | None = None, *, prove: bool = True
+) -> tuple[Runbook | None, list[Problem]]:
+    """One runbook from plain values as far as it can be made out, and every mistake in it. Where a mistake leaves open
+    which ways there are, what might only follow from it is not told."""
+    parser = _Parser(value, place, lines or {})
+    book = parser.book()
+    problems = list(parser.problems)
+    if book is not None and prove and not (problems and parser.is_shapeless):
+        problems += _walked(book, parser.lines, parser.hidden if problems else None)
+    return book, problems
 
 
 def parse(
     value: Any, place: str = "", lines: Mapping[Path, int] | None = None
 ) -> tuple[Runbook | None, Sequence[Problem]]:
     """One runbook from plain values; None when it has mistakes. Without lines, as when it stands in the settings."""
-    parser = _Parser(value, place, lines or {})
-    book = parser.book()
-    return (None, parser.problems) if parser.problems else (book, ())
+    book, problems = draft(value, place, lines, prove=False)
+    return (None, problems) if problems else (book, ())
 
 
-def proved(book: Runbook, lines: Mapping[Path, int] | None = None) -> list[Problem]:
-    """What only shows when all ways through it are walked: waits for ever, ends out of reach, ways never taken."""
+def _walked(book: Runbook, lines: Mapping[Path, int], hidden: Collection[str] | None) -> Iterator[Problem]:
+    """What only shows when all ways through it are walked: waits for ever, ends out of reach, ways never taken.
+
+    ``hidden``: rules that cannot be asked of a draft; None: it is none. What the definition says of a draft before any
+    walk has been said already, with its line, or comes of that.
+    """
     from x0tta6bl4.runbooks.compile import authored
     from x0tta6bl4.statechart.core.tables import DefinitionError
     from x0tta6bl4.statechart.persistence.validator import check
 
     try:
-        report = check(authored(book.definition), must_end=True)
+        report = check(authored(book.definition), must_end=True, people=(*PEOPLE, *_faults_heard(book)))
     except DefinitionError as error:
-        found = [("", problem) for problem in error.problems]
-    else:
-        found = [(problem.where, str(problem)) for problem in report.problems if _counts(problem)]
-    return [Problem(book.name, message, book.place, _line_of(where, lines or {})) for where, message in found]
+        if hidden is None:
+            yield from (Problem(book.name, message, book.place, _line_of(message, lines)) for message in error.problems)
+        return
+    for problem in report.problems:
+        if _counts(problem) and (hidden is None or (problem.rule in _WALKED and problem.rule not in hidden)):
+            yield Problem(book.name, str(problem), book.place, _line_of(str(problem), lines))
+
+
+def _faults_heard(book: Runbook) -> list[str]:
+    """The events among those listened to that are the runbook's own faults: the daemon tells it when they are found
+    again. A trigger for every fault names none."""
+    words = [word for node in book.walk() for move in node.moves if move.kind == "on" for word in descriptors(move.key)]
+    words += [word for move in book.moves for word in descriptors(move.key)]
+    faults = [fault for fault in book.trigger.anomalies if fault.strip("*")]
+    return [
+        word
+        for word in dict.fromkeys(words)
+        if word != "*" and any(fnmatchcase(word, fault) or catches((word,), fault) for fault in faults)
+    ]
 
 
 def _counts(problem: "Finding") -> bool:
@@ -375,7 +435,7 @@ def _counts(problem: "Finding") -> bool:
 
 def _line_of(where: str, lines: Mapping[Path, int]) -> int:
     """Of the state that a sentence is about; a ladder's choice is a part of the ladder."""
-    state = re.search(r"state '([^']+?)(?:\.next)?'", where)
+    state = re.search(r"(?:state|\bin) '([^']+?)(?:\.next)?'", where)
     named = state[1] if state else ""
     return next(
         (line for path, line in lines.items() if path[-1] == named and len(path) > 1), lines.get(("states",), 0)
@@ -517,8 +577,14 @@ class _Parser:
     def __init__(self, value: Any, place: str, lines: Mapping[Path, int]) -> None:
         self.value = value
         self.place = place
-        self.lines = lines
+        self.lines = dict(lines)
         self.problems: list[Problem] = []
+        self.hidden: set[str] = set()
+        """Rules of the walk through it that a mistake has made unanswerable."""
+        self.is_shapeless = False
+        """It cannot even be told apart which states there are."""
+        self.misnamed: set[str] = set()
+        """Variables whose names cannot be: said once, where they are made."""
         name = value.get("runbook") if isinstance(value, Mapping) else None
         self.name = name if isinstance(name, str) and name else "?"
         self.states: dict[str, Path] = {}
@@ -538,20 +604,34 @@ class _Parser:
                 return line
         return min(self.lines.values(), default=0)
 
+    def lost(self, path: Path, message: str, hint: str = "") -> None:
+        """A mistake that leaves open which ways on there are."""
+        self.hidden |= _WAYS
+        self.bad(path, message, hint)
+
     # kinds of values
 
-    def mapping(self, value: Any, path: Path, keys: Collection[str] | None, what: str) -> dict[str, Any]:
+    def mapping(
+        self, value: Any, path: Path, keys: Collection[str] | None, what: str, *, leads: bool = False
+    ) -> dict[str, Any]:
+        """``leads``: ways on are in it. A key that is misspelt is read as what is meant."""
+        bad = self.lost if leads else self.bad
         if not isinstance(value, Mapping):
-            self.bad(path, f"should be {what} (got {shown(value)})")
+            bad(path, f"should be {what} (got {shown(value)})")
             return {}
         found: dict[str, Any] = {}
+        meant = _meant(value, keys)
         for key, inner in value.items():
             if not isinstance(key, str):
-                self.bad((*path, str(key)), "a key should be text")
-            elif keys is not None and key not in keys:
-                self.bad((*path, key), "no such key", near(key, keys))
-            else:
+                bad((*path, str(key)), "a key should be text")
+            elif keys is None or key in keys:
                 found[key] = inner
+            elif key in meant:
+                self.bad((*path, key), "no such key", near(key, keys))
+                self.lines[(*path, meant[key])] = self._line((*path, key))
+                found[meant[key]] = inner
+            else:
+                bad((*path, key), "no such key", near(key, keys))
         return found
 
     def text(self, value: Any, path: Path, what: str = "text") -> str:
@@ -568,6 +648,7 @@ class _Parser:
             return max(least, 1.0)
         if not least <= seconds <= LONGEST_WAIT:
             self.bad(path, f"should be between {least:g} s and a year (got {shown(value)})")
+            return max(least, 1.0)
         return seconds
 
     def count(self, value: Any, path: Path, most: int) -> int:
@@ -587,36 +668,59 @@ class _Parser:
             return choices[0]
         return value
 
-    def expression(self, value: Any, path: Path, *, names: Collection[str] | None = None, answer: bool = False) -> str:
-        """Text that can be evaluated over the runbook's variables; ``answer``: also over what an action answered."""
+    def expression(
+        self,
+        value: Any,
+        path: Path,
+        *,
+        names: Collection[str] | None = None,
+        answer: bool = False,
+        before: bool = False,
+    ) -> str:
+        """Text that can be evaluated over the runbook's variables; ``answer``: also over what an action answered;
+        ``before``: it is asked before the runbook has begun."""
         if isinstance(value, bool):
             return str(value)
         text = self.text(value, path, "an expression")
         if not text:
-            return "True"
+            return _UNREAD
         known = set(self.names if names is None else names)
         try:
             used = names_in(text)
         except ExpressionError as error:
             self.bad(path, str(error))
-            return "True"
+            return _UNREAD
         if not answer and mentions(text, "result"):
             self.bad(
                 path, f"{text!r}: there is no result here; it is what an action answered, in done, failed, unknown"
             )
-            return "True"
+            return _UNREAD
+        if before and (_ASKS_TIME.search(text) or mentions(text, "In")):
+            self.bad(
+                path, f"{text!r}: before the runbook has begun there is neither a state nor an event that now() is of"
+            )
+            return _UNREAD
+        lost = [state for state in map("".join, _ASKED_STATE.findall(text)) if not self.is_state(state)]
+        for state in lost:
+            self.bad(path, f"{text!r}: there is no state {state!r}", near(state, self.states))
         if SEEN in used - known:
             self.bad(path, f"{text!r}: {SEEN} is kept for `when`", "wait for the condition with a `when` instead")
-            used.discard(SEEN)
+            return _UNREAD
         unknown = sorted(used - known)
         for name in unknown:
             self.bad(path, f"{text!r}: unknown name {name!r}", near(name, known))
-        if not unknown:
-            try:
-                compile_expression(text, lenient=LENIENT, names=known)
-            except ExpressionError as error:
-                self.bad(path, str(error))
+        if unknown or lost or used & self.misnamed:
+            return _UNREAD
+        try:
+            compile_expression(text, lenient=LENIENT, names=known)
+        except ExpressionError as error:
+            self.bad(path, str(error))
+            return _UNREAD
         return text.strip()
+
+    def is_state(self, name: str) -> bool:
+        """A ladder's choice is one too, and those for the runbook's own failures."""
+        return name.removesuffix(".next") in self.states or name.startswith("$")
 
     def value_of(self, value: Any, path: Path, *, answer: bool = False) -> Any:
         """Where texts are expressions and all else is itself."""
@@ -625,7 +729,8 @@ class _Parser:
     # the parts of a runbook
 
     def book(self) -> Runbook | None:
-        raw = self.mapping(self.value, (), BOOK_KEYS, "a mapping with the keys runbook, summary, trigger and states")
+        what = "a mapping with the keys runbook, summary, trigger and states"
+        raw = self.mapping(self.value, (), BOOK_KEYS, what, leads=True)
         if not raw:
             return None
         for key in ("runbook", "summary", "trigger", "states"):
@@ -638,8 +743,10 @@ class _Parser:
         for key in data:
             if not _NAME.fullmatch(key) or key in (*GIVEN, "result", "true", "false", "null", "In"):
                 self.bad(("data", key), "cannot be a variable's name: letters, digits and _ inside, none given")
+                self.misnamed |= {key} - {*GIVEN}
             self.names.add(key)
-        states = self.mapping(raw.get("states", {}), ("states",), None, "a mapping of states")
+        data = {key: value for key, value in data.items() if key not in (*GIVEN, *self.misnamed)}
+        states = self.mapping(raw.get("states", {}), ("states",), None, "a mapping of states", leads=True)
         self.collect(states, ("states",))
         if len(self.states) > MOST_STATES:
             self.bad(("states",), f"has {len(self.states)} states; at most {MOST_STATES} are read")
@@ -649,7 +756,8 @@ class _Parser:
             self.bad(("states",), "has no state")
         initial = raw.get("initial", next(iter(states), ""))
         if states and (not isinstance(initial, str) or initial not in states):
-            self.bad(("initial",), f"there is no state {shown(initial)} at the top", near(str(initial), states))
+            self.lost(("initial",), f"there is no state {shown(initial)} at the top", near(str(initial), states))
+            initial = next(iter(states))
         book = Runbook(
             name=name,
             version=self.count(raw.get("version", 1), ("version",), 1_000_000),
@@ -662,17 +770,31 @@ class _Parser:
             data={key: self.initial_value(value, ("data", key)) for key, value in data.items()},
             nodes=tuple(self.node(key, state, ("states", key)) for key, state in states.items()),
             initial=str(initial),
-            deadline=self.timers(raw["deadline"], ("deadline",)) if "deadline" in raw else (),
+            deadline=self.timers(raw["deadline"], ("deadline",), is_deadline=True) if "deadline" in raw else (),
             moves=self.moves(raw, (), ("on",)),
             source=_copied(self.value),
             place=self.place,
         )
         for move in book.deadline:
             if not move.branch.to:
-                self.bad(("deadline",), "leads nowhere: write deadline: {15m: STATE}")
+                self.lost(("deadline",), "leads nowhere: write deadline: {15m: STATE}")
         if states and not self.finals & self.tops:
+            self.hidden.add("no-end")
             self.bad(("states",), "has no end: one state at the top needs final: true")
-        return book
+        self.paused(book.nodes, is_deep=False)
+        return replace(book, nodes=_mended(book.nodes)) if self.problems else book
+
+    def paused(self, nodes: Sequence[Node], *, is_deep: bool) -> None:
+        """What waits where no history leads back to would never go on."""
+        depths = {node.depth for node in nodes}
+        is_deep = is_deep or "deep" in depths
+        for node in nodes:
+            if not (is_deep or "shallow" in depths) and any(move.hold == "pause" for move in node.moves):
+                self.bad(
+                    (*self.states[node.name], "after"),
+                    "hold: pause has no meaning: no history leads back to this state",
+                )
+            self.paused(node.nodes, is_deep=is_deep)
 
     def initial_value(self, value: Any, path: Path) -> Any:
         return self.expression(value, path, names=("incident", "subject")) if isinstance(value, str) else value
@@ -682,12 +804,16 @@ class _Parser:
         for name, raw in states.items():
             here = (*path, name)
             if not _STATE_NAME.fullmatch(str(name)):
+                self.is_shapeless = True
                 self.bad(here, "a state's name has letters, digits, _ and -, and begins with a letter")
             elif name in self.states:
+                self.is_shapeless = True
                 self.bad(here, f"there is a state {name!r} already, in line {self._line(self.states[name])}")
             self.states[name] = here
             if not isinstance(raw, Mapping):
                 continue
+            meant = _meant(raw, STATE_KEYS)
+            raw = {meant.get(key, key): inner for key, inner in raw.items()}
             if raw.get("final") is True:
                 self.finals.add(name)
             for key in ("states", "ladder"):
@@ -704,9 +830,9 @@ class _Parser:
         both = ("incident", "subject")
         return Trigger(
             anomalies=self.patterns(anomalies, (*path, "anomaly")),
-            guard=self.expression(raw["if"], (*path, "if"), names=both) if "if" in raw else "",
+            guard=self.expression(raw["if"], (*path, "if"), names=both, before=True) if "if" in raw else "",
             subjects=self.patterns(subjects, (*path, "subjects")),
-            key=self.expression(raw["key"], (*path, "key"), names=both) if "key" in raw else "",
+            key=self.expression(raw["key"], (*path, "key"), names=both, before=True) if "key" in raw else "",
         )
 
     def patterns(self, value: Any, path: Path) -> tuple[str, ...]:
@@ -724,7 +850,8 @@ class _Parser:
             inner = self.mapping(inner, (*path, "per_target"), ("key", "max"), "a number, or key and max")
             most = self.count(inner.get("max", 1), (*path, "per_target", "max"), 10_000)
             if "key" in inner:
-                target = self.expression(inner["key"], (*path, "per_target", "key"), names=("incident", "subject"))
+                both = ("incident", "subject")
+                target = self.expression(inner["key"], (*path, "per_target", "key"), names=both, before=True)
         return Concurrency(
             per_runbook=self.count(raw["per_runbook"], (*path, "per_runbook"), 10_000)
             if "per_runbook" in raw
@@ -735,40 +862,52 @@ class _Parser:
         )
 
     def node(self, name: str, value: Any, path: Path, *, is_rung: bool = False) -> Node:
-        raw = self.mapping(value if value is not None else {}, path, STATE_KEYS, "a mapping that describes a state")
+        what = "a mapping that describes a state"
+        raw = self.mapping(value if value is not None else {}, path, STATE_KEYS, what, leads=True)
         kind = "rung" if is_rung else self.kind(raw, path)
         for key in raw:
             if key not in ALLOWED[kind]:
                 told = (
                     "a rung of a ladder" if kind == "rung" else f"a state with {kind}" if kind in raw else "this state"
                 )
-                self.bad(
+                self.lost(
                     (*path, key), f"has no meaning for {told}", f"there it may say {', '.join(sorted(ALLOWED[kind]))}"
                 )
         nodes: tuple[Node, ...] = ()
         if kind in ("composite", "parallel"):
-            inner = self.mapping(raw["states"], (*path, "states"), None, "a mapping of states")
+            inner = self.mapping(raw["states"], (*path, "states"), None, "a mapping of states", leads=True)
             nodes = tuple(self.node(key, state, (*path, "states", key)) for key, state in inner.items())
             if len(nodes) < (2 if kind == "parallel" else 1):
-                self.bad((*path, "states"), "needs at least two states (regions)" if kind == "parallel" else "is empty")
+                self.lost(
+                    (*path, "states"), "needs at least two states (regions)" if kind == "parallel" else "is empty"
+                )
+            if kind == "parallel" and any(node.kind == "final" for node in nodes):
+                self.is_shapeless = True
+                self.bad((*path, "states"), "a region has states of its own, one of which may be final")
             if "initial" in raw and raw["initial"] not in list(inner):
-                self.bad(
+                self.lost(
                     (*path, "initial"),
                     f"there is no state {shown(raw['initial'])} in it",
                     near(str(raw["initial"]), inner),
                 )
+                del raw["initial"]
         if kind == "ladder":
-            inner = self.mapping(raw["ladder"], (*path, "ladder"), None, "a mapping of rungs")
+            inner = self.mapping(raw["ladder"], (*path, "ladder"), None, "a mapping of rungs", leads=True)
             nodes = tuple(self.node(key, rung, (*path, "ladder", key), is_rung=True) for key, rung in inner.items())
             if not nodes:
-                self.bad((*path, "ladder"), "has no rung")
+                self.lost((*path, "ladder"), "has no rung")
             if "-" in name:
+                self.is_shapeless = True
                 self.bad(path, "a ladder's name has letters, digits and _ only: what is left of it is kept under it")
-        do = self.actions(raw.get("do"), (*path, "do")) if kind in ("do", "rung") else ()
+        do = self.actions(raw["do"], (*path, "do")) if kind in ("do", "rung") and "do" in raw else ()
         if kind == "rung" and "do" not in raw:
-            self.bad((*path, "do"), "is missing: what is done on this rung?")
+            self.lost((*path, "do"), "is missing: what is done on this rung?")
         guard = self.expression(raw["if"], (*path, "if")) if "if" in raw else ""
-        answers = {key: self.branches(raw[key], (*path, key), answer=True) for key in ANSWERS if key in raw}
+        answers = {
+            key: self.branches(raw[key], (*path, key), answer=True, is_stale=_is_stale(kind, key, nodes))
+            for key in ANSWERS
+            if key in raw
+        }
         self.answered(kind, raw, answers, path, do)
         node = Node(
             name=name,
@@ -789,17 +928,25 @@ class _Parser:
             result=self.value_of(raw.get("result"), (*path, "result")),
             expect=self.expected(raw.get("expect"), (*path, "expect")),
             depth=self.choice(raw["history"], (*path, "history"), ("shallow", "deep")) if kind == "history" else "",
-            default=self.target(raw.get("default"), (*path, "default")) if kind == "history" else "",
+            default=self.default(raw.get("default"), path) if kind == "history" else "",
         )
         return self.proof(node, raw)
+
+    def default(self, value: Any, path: Path) -> str:
+        target = self.target(value, (*path, "default"))
+        around = path[:-1]
+        if target and self.states[target][: len(around)] != around:
+            self.lost((*path, "default"), f"{target!r} is not inside the state that the history is of")
+            return ""
+        return target
 
     def kind(self, raw: Mapping[str, Any], path: Path) -> str:
         work = [key for key in WORK if raw.get(key) not in (None, False)]
         if len(work) > 1:
-            self.bad(path, f"says {' and '.join(work)}; a state does one of them")
+            self.lost(path, f"says {' and '.join(work)}; a state does one of them")
         for key in ("final", "parallel", "rollback"):
-            if key in raw:
-                self.boolean(raw[key], (*path, key))
+            if key in raw and not isinstance(raw[key], bool):
+                self.lost((*path, key), f"should be true or false (got {shown(raw[key])})")
         if raw.get("final") is True:
             return "final"
         if "history" in raw:
@@ -809,7 +956,7 @@ class _Parser:
         if "states" in raw:
             return "parallel" if raw.get("parallel") is True else "composite"
         if "parallel" in raw:
-            self.bad((*path, "parallel"), "a parallel state needs states, its regions")
+            self.lost((*path, "parallel"), "a parallel state needs states, its regions")
         if "do" in raw or "ladder" in raw:
             return "do" if "do" in raw else "ladder"
         return "plain"
@@ -821,12 +968,13 @@ class _Parser:
         if kind in ("do", "ladder", "rollback"):
             for key in ("done", "failed"):
                 if key not in raw:
-                    self.bad((*path, key), "is missing: where does it go then?")
+                    self.lost((*path, key), "is missing: where does it go then?")
         for key, branches in answers.items():
             for number, branch in enumerate(branches):
-                if not branch.to:
-                    self.bad((*path, key), "a branch here needs `to`, or the state would wait for ever")
+                if not branch.to and not self.is_lost(raw[key], number):
+                    self.lost((*path, key), "a branch here needs `to`, or the state would wait for ever")
                 if not branch.guard and number < len(branches) - 1:
+                    self.hidden |= {"shadowed", "never-entered"}
                     self.bad(
                         (*path, key), f"the branch to {branch.to!r} has no condition, so none behind it is ever taken"
                     )
@@ -868,6 +1016,7 @@ class _Parser:
         entries = value if isinstance(value, list) else [value]
         if not entries:
             self.bad(path, "does nothing")
+            return (Do("", {}),)
         return tuple(
             self.action(entry, (*path, number) if isinstance(value, list) else path)
             for number, entry in enumerate(entries)
@@ -884,9 +1033,9 @@ class _Parser:
         )
         args = self.mapping(raw.get("args", {}), (*path, "args"), None, "a mapping of arguments")
         return Do(
-            action=self.named(raw.get("action", "notify.human"), (*path, "action")),
+            action=self.named(raw["action"], (*path, "action")) if "action" in raw else "",
             args={key: self.argument(inner, (*path, "args", key)) for key, inner in args.items()},
-            timeout=self.seconds(raw.get("timeout", 30.0), (*path, "timeout"), least=0.001),
+            timeout=self.seconds(raw["timeout"], (*path, "timeout"), least=0.001) if "timeout" in raw else None,
             tries=self.count(retry.get("max", 1), (*path, "retry", "max"), MOST_TRIES),
             backoff=self.seconds(retry.get("backoff", 0.0), (*path, "retry", "backoff")),
             undo=self.undo(raw["undo"], (*path, "undo")) if raw.get("undo") else None,
@@ -894,9 +1043,11 @@ class _Parser:
         )
 
     def named(self, value: Any, path: Path) -> str:
+        """Empty where it is no name, which was told then."""
         name = self.text(value, path, "executor.verb")
         if name and not _ACTION.fullmatch(name):
             self.bad(path, f"should be executor.verb, such as service.restart (got {shown(name)})")
+            return ""
         return name
 
     def argument(self, value: Any, path: Path) -> Any:
@@ -904,8 +1055,7 @@ class _Parser:
         if not isinstance(value, str):
             return value
         if value.startswith("="):
-            self.expression(value[1:], path)
-            return value
+            return f"={self.expression(value[1:], path)}"
         if computed(value, self.names) is None and (root := _root_of(value)) is not None:
             close = get_close_matches(root, self.names, n=1, cutoff=0.8)
             if close:
@@ -914,6 +1064,7 @@ class _Parser:
                     f"{value!r} looks like an expression over {close[0]!r}, but {root!r} is unknown",
                     f"if it is meant as text, write \"='{value}'\"",
                 )
+                return f"={_UNREAD}"
         return value
 
     def undo(self, value: Any, path: Path) -> Undo:
@@ -928,7 +1079,7 @@ class _Parser:
                 )
         if "action" not in raw:
             self.bad((*path, "action"), "is missing")
-        return Undo(self.named(raw.get("action", "notify.human"), (*path, "action")), args)
+        return Undo(self.named(raw["action"], (*path, "action")) if "action" in raw else "", args)
 
     def expected(self, value: Any, path: Path) -> Expected | None:
         if value is None:
@@ -939,32 +1090,45 @@ class _Parser:
             hold=self.seconds(raw.get("hold", 3.0), (*path, "hold")),
         )
 
-    def branches(self, value: Any, path: Path, *, answer: bool = False) -> tuple[Branch, ...]:
+    def branches(
+        self, value: Any, path: Path, *, answer: bool = False, is_stale: bool = False, also: Sequence[str] = ()
+    ) -> tuple[Branch, ...]:
         entries = value if isinstance(value, list) else [value]
         if not entries:
-            self.bad(path, "leads nowhere")
+            self.lost(path, "leads nowhere")
         return tuple(
-            self.branch(entry, (*path, number) if isinstance(value, list) else path, answer=answer)
+            self.branch(entry, (*path, number) if isinstance(value, list) else path, answer, is_stale, also)
             for number, entry in enumerate(entries)
         )
 
-    def branch(self, value: Any, path: Path, *, answer: bool) -> Branch:
+    def branch(self, value: Any, path: Path, answer: bool, is_stale: bool, also: Sequence[str]) -> Branch:
         if isinstance(value, str):
             return Branch(self.target(value, path))
-        raw = self.mapping(value, path, ("to", "if", "do"), "a state, or a mapping with to, if and do")
+        keys = ("to", "if", "do", *also)
+        raw = self.mapping(value, path, keys, f"a state, or a mapping with {', '.join(keys)}", leads=True)
         if isinstance(value, Mapping) and "to" not in raw and "do" not in raw:
-            self.bad(path, "leads nowhere and does nothing")
+            self.lost(path, "leads nowhere and does nothing")
+        guard = self.expression(raw["if"], (*path, "if"), answer=answer) if "if" in raw else ""
+        if is_stale and mentions(guard, "last"):
+            self.bad(
+                (*path, "if"),
+                f"{guard!r}: `last` is still how the action before this one ended",
+                "write `result`, which is what this one answered",
+            )
+            guard = _UNREAD
         return Branch(
             to=self.target(raw["to"], (*path, "to")) if "to" in raw else "",
-            guard=self.expression(raw["if"], (*path, "if"), answer=answer) if "if" in raw else "",
+            guard=guard,
             acts=self.acts(raw.get("do", []), (*path, "do"), answer=answer),
         )
 
     def target(self, value: Any, path: Path) -> str:
-        if not isinstance(value, str) or value not in self.states:
-            self.bad(path, f"there is no state {shown(value)}", near(str(value), self.states))
-            return ""
-        return value
+        """The state that is meant, where one is nearly called so; empty where none is."""
+        if isinstance(value, str) and value in self.states:
+            return value
+        meant = get_close_matches(str(value)[:80], sorted(self.states), n=1)
+        (self.bad if meant else self.lost)(path, f"there is no state {shown(value)}", near(str(value), self.states))
+        return meant[0] if meant else ""
 
     def moves(self, raw: Mapping[str, Any], path: Path, kinds: Sequence[str]) -> tuple[Move, ...]:
         found: list[Move] = []
@@ -975,39 +1139,52 @@ class _Parser:
             if key == "after":
                 found += self.timers(value, here)
             elif key == "always":
-                for branch in self.branches(value, here):
-                    if not branch.to:
-                        self.bad(here, "needs `to`: without one it would be done again and again")
+                for number, branch in enumerate(self.branches(value, here)):
+                    if not branch.to and not self.is_lost(value, number):
+                        self.lost(here, "needs `to`: without one it would be done again and again")
                     found.append(Move("always", "", branch))
             elif key == "on":
-                for event, inner in self.mapping(value, here, None, "a mapping of events").items():
+                for event, inner in self.mapping(value, here, None, "a mapping of events", leads=True).items():
                     if not _EVENT.fullmatch(event):
-                        self.bad((*here, event), "is no name of an event: words with dots between them, or *")
+                        self.lost((*here, event), "is no name of an event: words with dots between them, or *")
+                        event = PEOPLE[0]
                     found += [Move("on", event, branch) for branch in self.branches(inner, (*here, event))]
             elif key == "when":
-                for condition, inner in self.mapping(value, here, None, "a mapping of conditions").items():
-                    self.expression(condition, (*here, condition), names={*self.names, SEEN})
-                    found += [Move("when", condition, branch) for branch in self.branches(inner, (*here, condition))]
+                for condition, inner in self.mapping(value, here, None, "a mapping of conditions", leads=True).items():
+                    asked_ = self.expression(condition, (*here, condition), names={*self.names, SEEN})
+                    found += [Move("when", asked_, branch) for branch in self.branches(inner, (*here, condition))]
         return tuple(found)
 
-    def timers(self, value: Any, path: Path) -> tuple[Move, ...]:
+    def is_lost(self, value: Any, number: int) -> bool:
+        """Whether a branch without a target had one that does not exist, or could not be read: that was told."""
+        entry = value[number] if isinstance(value, list) else value
+        return not isinstance(entry, Mapping) or "to" in entry or "do" not in entry
+
+    def timers(self, value: Any, path: Path, *, is_deadline: bool = False) -> tuple[Move, ...]:
         found: list[Move] = []
-        for time, inner in self.mapping(value, path, None, "a mapping such as {5m: STATE}").items():
+        for time, inner in self.mapping(value, path, None, "a mapping such as {5m: STATE}", leads=True).items():
             here = (*path, time)
-            if time.startswith("="):
-                self.expression(time[1:], here)
-                key = time
-            else:
-                key = repr(self.seconds(time, here))
-            found += [Move("after", key, branch) for branch in self.branches(inner, here)]
+            key = f"={self.expression(time[1:], here)}" if time.startswith("=") else repr(self.seconds(time, here))
+            hold: Literal["restart", "pause"] = "restart" if is_deadline else self.hold(inner, here)
+            also = () if is_deadline else ("hold",)
+            found += [Move("after", key, branch, hold) for branch in self.branches(inner, here, also=also)]
         return tuple(found)
+
+    def hold(self, value: Any, path: Path) -> Any:
+        """Of a timer, which is one however many ways on it has."""
+        entries = value if isinstance(value, list) else [value]
+        said = [entry["hold"] for entry in entries if isinstance(entry, Mapping) and "hold" in entry]
+        if any(each != said[0] for each in said):
+            self.bad(path, "is one timer: it pauses while its state is held, or begins anew")
+        return self.choice(said[0], (*path, "hold"), ("restart", "pause")) if said else "restart"
 
     def acts(self, value: Any, path: Path, *, answer: bool = False) -> tuple[Act, ...]:
         found: list[Act] = []
         for number, entry in enumerate(value if isinstance(value, list) else [value]):
             here = (*path, number) if isinstance(value, list) else path
             kinds = ("set", "raise", "emit", "log")
-            for kind, inner in self.mapping(entry, here, kinds, "a mapping with set, raise, emit or log").items():
+            what = "a mapping with set, raise, emit or log"
+            for kind, inner in self.mapping(entry, here, kinds, what, leads=True).items():
                 found += self.act(kind, inner, (*here, kind), answer=answer)
         return tuple(found)
 
@@ -1016,24 +1193,72 @@ class _Parser:
             for name, inner in self.mapping(value, path, None, "a mapping of variables").items():
                 if name not in self.names - {*GIVEN}:
                     self.bad((*path, name), "is no variable of this runbook", near(name, self.names - {*GIVEN}))
-                yield Act("set", name, self.value_of(inner, (*path, name), answer=answer))
+                given_ = self.value_of(inner, (*path, name), answer=answer)
+                if name in self.names - {*GIVEN} - self.misnamed:
+                    yield Act("set", name, given_)
         elif kind == "log":
             yield Act("log", value=self.value_of(value, path, answer=answer))
         elif kind == "raise":
-            yield Act("raise", self.event(value, path))
+            if event := self.event(value, path):
+                yield Act("raise", event)
         else:
             raw = self.mapping(
                 {"event": value} if isinstance(value, str) else value, path, ("event", "with"), "an event"
             )
             told = self.mapping(raw.get("with", {}), (*path, "with"), None, "a mapping")
             values = {key: self.value_of(inner, (*path, "with", key), answer=answer) for key, inner in told.items()}
-            yield Act("emit", self.event(raw.get("event"), (*path, "event")), values)
+            if event := self.event(raw.get("event"), (*path, "event")):
+                yield Act("emit", event, values)
 
     def event(self, value: Any, path: Path) -> str:
         name = self.text(value, path, "an event's name")
         if name and (not _EVENT.fullmatch(name) or "*" in name or " " in name):
-            self.bad(path, f"should be one event's name, words with dots between them (got {shown(name)})")
+            self.lost(path, f"should be one event's name, words with dots between them (got {shown(name)})")
+            return ""
+        if not name:
+            self.hidden |= _WAYS
         return name
+
+
+def _meant(raw: Mapping[Any, Any], keys: Collection[str] | None) -> dict[str, str]:
+    """Keys that there are not -> those that are meant, as far as that can be made out."""
+    found: dict[str, str] = {}
+    if keys is None:
+        return found
+    for key in raw:
+        if isinstance(key, str) and key not in keys:
+            free = [each for each in keys if each not in raw and each not in found.values()]
+            for each in get_close_matches(key[:80], free, n=1, cutoff=0.8):
+                found[key] = each
+    return found
+
+
+def _is_stale(kind: str, key: str, rungs: Sequence[Node]) -> bool:
+    """Whether `last` is of the action before when the ways on from an action are asked. A rollback has no answer of an
+    action, and neither has a ladder on which nothing is left: there it is of what was done last."""
+    if kind == "ladder":
+        return key == "done" or any(rung.safety for rung in rungs)
+    return kind in ("do", "rung")
+
+
+def _mended(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Without the parts of which no chart can be made. They were told of."""
+    inside = next((node.name for node in nodes if node.kind != "history"), "")
+    found = []
+    for node in nodes:
+        if node.kind == "history" and not node.default:
+            if not inside:
+                continue
+            node = replace(node, default=inside)
+        if node.kind in ("composite", "parallel", "ladder") and not node.nodes:
+            node = replace(node, kind="plain")
+        done, failed, unknown = (
+            tuple(branch for branch in branches if branch.to) for branches in (node.done, node.failed, node.unknown)
+        )
+        moves = tuple(move for move in node.moves if move.branch.to or move.kind != "always")
+        inner = _mended(node.nodes)
+        found.append(replace(node, done=done, failed=failed, unknown=unknown, moves=moves, nodes=inner))
+    return tuple(found)
 
 
 def _provable(do: Sequence[Do]) -> bool:

@@ -82,6 +82,9 @@ class Life:
         self.timers: dict[str, dict[str, Any]] = place.get("timers", {})
         self.undo: list[dict[str, Any]] = place.get("undo", [])
         """What was done and can be taken back, the latest last."""
+        self.paused: dict[str, float | None] = place.get("paused", {})
+        """Seconds that are left of timers that go on when a history leads back to their states; None: nothing is, they
+        have come."""
         self.back: list[dict[str, Any]] = place.get("back", [])
         """What is to be taken back now, before anything else."""
         self.is_proved: bool = place.get("proved", False)
@@ -125,6 +128,7 @@ class Life:
             "acts": self.acts,
             "behind": self.behind,
             "timers": self.timers,
+            "paused": self.paused,
             "undo": self.undo,
             "back": self.back,
             "proved": self.is_proved,
@@ -197,6 +201,9 @@ class Life:
         rows = [{"id": id, "event": {"name": timer["event"]}, "timer": timer} for id, timer in self.timers.items()]
         kept = moved_timers(rows, self.book.chart, book.chart, way)
         self.timers = {row["id"]: {**row["timer"], "event": row["event"]["name"]} for row in kept}
+        waiting = [{"id": id, "event": {"name": id}, "left": left} for id, left in self.paused.items()]
+        moved_on = moved_timers(waiting, self.book.chart, book.chart, way)
+        self.paused = {row["id"]: row["left"] for row in moved_on if row["id"] in book.pausing}
         self.behind = {
             state: {**act, "state": state}
             for before_, act in self.behind.items()
@@ -218,6 +225,7 @@ class Life:
             self._made(CLOSE, None, lambda: _cancelled(instance))
         self.acts.clear()
         self.timers.clear()
+        self.paused.clear()
 
     def _made(self, name: str, data: Any, step: Callable[[], bool], invocation: str = "", message: str = "") -> bool:
         instance = self._instance()
@@ -230,7 +238,7 @@ class Life:
         except EndlessLoop as error:
             taken = False
             instance.runtime.effects[:] = [Faulted("the step", str(error))]
-        effects = list(instance.runtime.effects)
+        effects = going_on(instance.runtime.effects, self.paused)
         instance.runtime.effects.clear()
         if not taken and not effects and not message:
             instance.seq = self.number
@@ -288,10 +296,12 @@ class Life:
             assert self._chart is not None, "the runbook has begun"
             # The book is the same by its content, so what differs in the compiled chart is our own newer version of it.
             self._thawed = self._restorer.restore({**self._chart, "hash": self.book.chart.hash})
+        # The same that the move will say, so that it reads the same when it is played again.
+        self._thawed.runtime.now = self.situation.now
         return self._thawed
 
     def _copy(self) -> Instance:
-        return restore(self.book.chart, snapshot(self._instance()), Runtime())
+        return restore(self.book.chart, snapshot(self._instance()), at(self.situation.now))
 
     # -- what a macrostep asks for -------------------------------------------------------------------------------
 
@@ -322,13 +332,16 @@ class Life:
                 else:
                     self._queue.append(Event(name, data))
             case Cancelled(id):
-                self.timers.pop(id, None)
+                timer = self.timers.pop(id, None)
+                if id in self.book.pausing:
+                    self.paused[id] = None if timer is None else max(0.0, self.remaining(timer))
             case Logged(label, value):
                 self.said.append(("log", {"label": label, "value": value}))
             case Ended(state, result):
                 self.ending = Ending(state, result)
                 self.acts.clear()
                 self.timers.clear()
+                self.paused.clear()
             case _:
                 pass  # Forwarded: no activity of ours listens; Faulted: the caller sees to it
 
@@ -387,6 +400,28 @@ class Life:
         return min((max(0.0, self.remaining(t)) for t in self.timers.values()), default=None)
 
 
+def at(now: float | None) -> Runtime:
+    """What steps made at that time are made with."""
+    runtime = Runtime()
+    runtime.now = now
+    return runtime
+
+
+def going_on(effects: Iterable[Effect], paused: dict[str, float | None]) -> list[Effect]:
+    """The effects, with what is left of the timers that a history led back to instead of the whole. What was kept of
+    them is forgotten: they go on, or their states were entered anew."""
+    found: list[Effect] = []
+    for effect in effects:
+        if isinstance(effect, Sent) and effect.event in paused:
+            left = paused.pop(effect.event)
+            if effect.resumed:
+                if left is None:
+                    continue
+                effect = replace(effect, delay=left)
+        found.append(effect)
+    return found
+
+
 def innermost(instance: Instance) -> tuple[str, ...]:
     """The active states that have no active state inside them."""
     chart = instance.chart
@@ -443,6 +478,7 @@ def replayed(moves: Iterable[Move], book_of: Callable[[str], Runbook | None], in
         if instance is None or book is None:
             continue  # what came before was let go of by age
         instance.seq = move.number
+        instance.runtime.now = move.at
         instance.runtime.effects.clear()
         if move.event == MIGRATE and move.taken:
             to = book_of(move.data["to"])
@@ -499,7 +535,7 @@ def _play(instance: Instance, move: Move) -> None:
 # What it needs is fetched where it is asked for: most daemons never move an incident, and it brings the model checker.
 
 
-def cannot_move(incident: Incident, old: Runbook, book: Runbook, body: Mapping[str, Any]) -> str:
+def cannot_move(incident: Incident, old: Runbook, book: Runbook, body: Mapping[str, Any], now: float) -> str:
     """Why the incident could not go on under that version as it is now; empty: it could. Nothing is changed."""
     from x0tta6bl4.statechart.persistence.migrate import MigrationRefused
 
@@ -507,7 +543,7 @@ def cannot_move(incident: Incident, old: Runbook, book: Runbook, body: Mapping[s
     if chart is None or incident.place.get("ended") is not None:
         return "its runbook has ended"
     try:
-        instance = restore(old.chart, {**chart, "hash": old.chart.hash}, Runtime())
+        instance = restore(old.chart, {**chart, "hash": old.chart.hash}, at(now))
         moved = _moved(instance, book, way_between(old, book, body))
         for id, act in incident.place.get("acts", {}).items():
             _moved_act(act, id, moved)
@@ -546,7 +582,7 @@ def _moved(instance: Instance, book: Runbook, way: "Migration") -> Instance:
     """Raises MigrationRefused. The rungs that a ladder has not tried yet go by their new names."""
     from x0tta6bl4.statechart.persistence.migrate import apply
 
-    moved = apply(instance, book.chart, way, Runtime())
+    moved = apply(instance, book.chart, way, at(instance.runtime.now))
     for name in _made_here(book):
         left = moved.data.get(name)
         if isinstance(left, list):
@@ -566,7 +602,7 @@ def _moved_act(act: Mapping[str, Any], id: str, moved: Instance) -> dict[str, An
     told = {**act, "state": moved.chart.names[state]}
     if "begun" in act or "answered" in act:
         return told
-    scratch = restore(moved.chart, snapshot(moved), Runtime())
+    scratch = restore(moved.chart, snapshot(moved), at(moved.runtime.now))
     try:
         moved.chart.activities[state][number][1](scratch, False)
     except EvaluationError as error:
@@ -625,14 +661,14 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(each, levels - 1) for each in inner)
 
 
-def heard(book: Runbook, incident: Incident) -> dict[str, str]:
+def heard(book: Runbook, incident: Incident, now: float) -> dict[str, str]:
     """Every event from outside that its runbook speaks of -> what keeps it from being taken now; empty: nothing."""
     from x0tta6bl4.statechart.runtime.monitor import why_not
 
     chart = incident.place.get("chart")
     if chart is None:
         return {}
-    instance = restore(book.chart, {**chart, "hash": book.chart.hash}, Runtime())
+    instance = restore(book.chart, {**chart, "hash": book.chart.hash}, at(now))
     found: dict[str, str] = {}
     edges = [edge for several in book.chart.edges for edge in several if edge.events]
     for word in dict.fromkeys(word for edge in edges for word in edge.events or ()):

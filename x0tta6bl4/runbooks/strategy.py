@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from x0tta6bl4.kernel.memory import Feedback
+from x0tta6bl4.kernel.plugin import is_reboot_class
 
 Signature = tuple[str, str, str]
 """Fault, kind of subject, subject; as in ``Feedback``."""
@@ -29,8 +30,8 @@ CARE = 8.0
 out must pay soon: at 1 it costs a little more than it brings in most worlds of ``benchmarks/strategy.py``. What drawing
 would seldom come to, an untried rung, has its audition instead."""
 AUDITIONS = 2
-"""Tries that a rung gets ahead of its place before it was ever seen to help. One may be
-bad luck; a third costs as much as it finds."""
+"""Tries of a rung, wherever made, after which it is not tried ahead of its place unless it has helped. One may be bad
+luck; a third costs as much as it finds."""
 STEADY = 4.0
 """How much steadier tries are in their duration than waiting for chance: they spread by half their mean."""
 FIRST, LATER = 0.6, 0.4
@@ -39,8 +40,6 @@ LASTS, FAILS = 5.0, 30.0
 """Seconds that a try takes until it has healed, and until it is given up, as long as nothing was measured."""
 HARM = 0.1
 """The share of tries that made things worse above which a rung is left for last."""
-SMALL = frozenset({"none", "process", "service"})
-"""How far an action may reach and still be tried before its place. What is not known here counts as large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Rung:
 
     @property
     def is_fixed(self) -> bool:
-        return self.is_safety or self.blast not in SMALL
+        return self.is_safety or is_reboot_class(self.blast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ class Thompson:
                 best, best_rate = rung, rate
         heard = next((r for r in harmless[1:] if known[r.name].tries < AUDITIONS), None)
         if heard and not after and known[best.name].leaves_room(best_rate, fails):
-            return Choice(heard.name, f"{told}: {heard.name} tried out, for {best.name} takes long")
+            return Choice(heard.name, f"{told}: {heard.name} tried out, for {best.name} heals slowly or seldom")
         return Choice(best.name, f"{told}: {best.name} drawn")
 
 

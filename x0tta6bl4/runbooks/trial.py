@@ -11,9 +11,10 @@ from x0tta6bl4.kernel.facts import Incident, IncidentState, Severity
 from x0tta6bl4.kernel.plugin import PluginConfig
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.units import as_seconds, show_seconds
-from x0tta6bl4.runbooks.catalogue import ActionSpec, check, resolved
+from x0tta6bl4.runbooks.catalogue import ActionSpec, Catalogue, check, resolved
 from x0tta6bl4.runbooks.compile import BUS
 from x0tta6bl4.runbooks.document import Path, Runbook, given, near, pages, shown
+from x0tta6bl4.runbooks.life import going_on
 from x0tta6bl4.statechart.core.content import Runtime
 from x0tta6bl4.statechart.core.effect import Cancelled, Effect, Ended, Faulted, Logged, Sent, Started, Stopped
 from x0tta6bl4.statechart.core.event import Event
@@ -176,7 +177,6 @@ class _Reader:
         return ActionSpec(
             name,
             create_model(f"{name} arguments", __base__=PluginConfig, **fields),
-            disruptive=raw.get("blast") != "none",
             idempotent=raw.get("idempotent", True) is True,
             undo=str(raw.get("undo", "")),
             on_unknown=raw.get("on_unknown", "probe"),
@@ -272,8 +272,9 @@ class _Reader:
 # -- trying ------------------------------------------------------------------------------------------------------------
 
 
-def run(trials: Iterable[Trials], book: Runbook) -> Report:
-    """All tests of one runbook, and which of its transitions none of them took."""
+def run(trials: Iterable[Trials], book: Runbook, offered: Catalogue | None = None) -> Report:
+    """All tests of one runbook, and which of its transitions none of them took. ``offered``: what the executors can do;
+    stand-ins come beside it, and before it where the names are the same."""
     definition, labels = _marked(book.definition)
     chart = Chart(definition)
     failures: list[Failure] = []
@@ -283,7 +284,7 @@ def run(trials: Iterable[Trials], book: Runbook) -> Report:
         if file.actions:
             failures += [
                 Failure(p.where, "the runbook's actions", "what the test's `actions` say", p.message, file.place, 1)
-                for p in check(book, file.actions)
+                for p in check(book, {**(offered or {}), **file.actions})
             ]
         for test in file.tests:
             count += 1
@@ -314,6 +315,8 @@ class _Attempt:
         self.taken: set[str] = set()
         self.running: dict[str, Started] = {}
         self.timers: list[tuple[float, int, Sent]] = []
+        self.paused: dict[str, float | None] = {}
+        """What is left of timers that wait for a return to their states; None: they have come."""
         self.waiting: list[Event] = []
         self.emitted: list[tuple[str, Any]] = []
         self.faults: list[str] = []
@@ -323,6 +326,7 @@ class _Attempt:
 
     def failures(self) -> list[Failure]:
         told = given(self.test.incident, self.test.subject)
+        self.instance.runtime.now = self.now
         step: Step | None = None
         try:
             if not self.book.trigger.fits(told):
@@ -439,9 +443,13 @@ class _Attempt:
         while self.timers and min(self.timers)[0] <= until:
             timer = min(self.timers)
             self.timers.remove(timer)
-            self.now = timer[0]
+            self._at(timer[0])
             self._tell(Event(timer[2].event, timer[2].data))
-        self.now = until
+        self._at(until)
+
+    def _at(self, now: float) -> None:
+        """Time in a test begins at 0, also for expressions."""
+        self.now = self.instance.runtime.now = now
 
     def _tell(self, event: Event) -> None:
         if self.ended is not None:
@@ -450,7 +458,7 @@ class _Attempt:
         self._happened(event.name)
 
     def _happened(self, name: str) -> None:
-        effects = list(self.instance.runtime.effects)
+        effects = going_on(self.instance.runtime.effects, self.paused)
         self.instance.runtime.effects.clear()
         for effect in effects:
             self._take(effect)
@@ -481,6 +489,8 @@ class _Attempt:
                 self._armed += 1
                 self.timers.append((self.now + delay, self._armed, effect))
             case Cancelled(id):
+                if id in self.book.pausing:
+                    self.paused[id] = next((due - self.now for due, _, sent in self.timers if sent.id == id), None)
                 self.timers = [timer for timer in self.timers if timer[2].id != id]
             case Ended():
                 self.ended = effect

@@ -967,7 +967,7 @@ def _whether_heard(event: str, incident: Incident, books: Sequence[Book]) -> str
         return ""
     book, _ = parse(json.loads(kept.source), kept.name)
     try:
-        words = heard(book, incident) if book is not None else {}
+        words = heard(book, incident, time.time()) if book is not None else {}
     except SnapshotError:
         return ""  # the daemon begins it anew, and nobody knows yet where that leads
     found = is_heard(event, words) if words else ""

@@ -43,6 +43,8 @@ OWN_PROCESSOR = frozenset(
     {"", "scxml", "http://www.w3.org/TR/scxml", "http://www.w3.org/TR/scxml/#SCXMLEventProcessor"}
 )
 INTERNAL = "#_internal"
+ROUNDS = 100_000
+"""Of all loops of one macrostep together: enough for any list, not for two long ones inside each other."""
 
 
 class StepFailed(Exception):
@@ -66,7 +68,7 @@ class SendFailed(EvaluationError):
 class Runtime:
     """What the macrostep under way needs and nothing that outlives it; one for all instances of a thread."""
 
-    __slots__ = ("effects", "event", "made", "now", "queue", "reachable", "starting", "steps")
+    __slots__ = ("effects", "event", "made", "now", "queue", "reachable", "rounds", "starting", "steps")
 
     def __init__(self) -> None:
         self.queue: deque[Event] = deque()
@@ -80,6 +82,8 @@ class Runtime:
         self.starting: dict[int, bool] = {}
         """States whose activities begin when the machine has come to rest -> whether a history led there."""
         self.made: dict[str, int] = {}
+        self.rounds = 0
+        """That loops have made in this macrostep."""
         self.steps: list[tuple[Event | None, Any]] | None = None
         """Give it a list to be told each microstep: the event, and the Plan that was followed. Read and clear it like
         the effects; what is taken back disappears from it."""
@@ -403,6 +407,11 @@ class Compiler:
             instance.dirty = True
             try:
                 for number, value in enumerate(tuple(values)):
+                    instance.runtime.rounds += 1
+                    if instance.runtime.rounds > ROUNDS:
+                        raise EvaluationError(
+                            f"the loops of this step have gone {ROUNDS} rounds; make the lists shorter"
+                        )
                     byte_size(value)
                     data[item] = value
                     if index is not None:

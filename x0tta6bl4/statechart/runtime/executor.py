@@ -213,6 +213,7 @@ class _Saved:
         self.when_bits = instance.when_bits
         self.dirty = instance.dirty
         self.effects = len(runtime.effects)
+        runtime.rounds = 0
         self.steps = 0 if runtime.steps is None else len(runtime.steps)
         runtime.queue.clear()
         runtime.starting.clear()

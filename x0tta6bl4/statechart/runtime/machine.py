@@ -93,6 +93,7 @@ class Machine:
 
     def start(self, **data: Any) -> Self:
         """``data``: variables of the chart that begin with another value than it says."""
+        self._idle("started")
         self._busy = True
         try:
             self.instance.seq += 1
