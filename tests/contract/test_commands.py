@@ -1,6 +1,7 @@
 """What every Commands promises, asked of the real one with real programs, and the short of it of the fake as well."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -223,9 +224,11 @@ class Killed:
         daemon = subprocess.Popen(self._argv, stdout=subprocess.PIPE, text=True)
         assert daemon.stdout is not None
         with daemon:
-            self.cared_for = int(daemon.stdout.readline())
-            await until(lambda: len(self.pids) == pids and any(map(self._has_written_down, self.pids)))
-            daemon.kill()
+            try:
+                self.cared_for = int(daemon.stdout.readline())
+                await until(lambda: len(self.pids) == pids and any(map(self._has_written_down, self.pids)))
+            finally:
+                daemon.kill()
 
     def clear(self) -> None:
         for pid in filter(None, [*self.pids, self.cared_for]):
@@ -265,12 +268,23 @@ def test_what_a_killed_daemon_was_running_is_gone_with_all_its_children_when_the
         assert is_alive(daemon.cared_for), "a program in the daemon's care is to outlive it"
 
 
+@pytest.fixture
+def heir() -> Iterator[None]:
+    """Orphans of what a test starts become its own children, whatever the machine's pid 1 does about them."""
+    PR_SET_CHILD_SUBREAPER = 36
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    yield
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("heir")
 def test_children_whose_program_has_ended_since_are_ended_too(tmp_path: Path) -> None:
     go = tmp_path / "go"
     with killed(tmp_path, f"sleep 1000 & tell $$; tell $!; while [ ! -e {go} ]; do sleep 0.01; done", pids=2) as daemon:
         program, child = daemon.pids
         go.touch()
-        asyncio.run(until(lambda: not is_alive(program)))
+        os.waitpid(program, 0)
         before = is_alive(child)
         asyncio.run(LinuxCommands(daemon.state_dir).end_left())
 

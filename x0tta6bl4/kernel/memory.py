@@ -508,7 +508,21 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-_PLAIN = json.JSONEncoder(separators=(",", ":"), default=plain)
+class Encoder(json.JSONEncoder):
+    """JSON as it is kept: without blanks, and with what is not JSON put ``plain``. Its engine is made once, not for each
+    text: texts here are short, and making it takes as long as writing one."""
+
+    def __init__(self, *, sort_keys: bool = False) -> None:
+        super().__init__(separators=(",", ":"), default=plain, sort_keys=sort_keys)
+        made = getattr(json.encoder, "c_make_encoder", None)  # an interpreter may have no engine in C
+        text = json.encoder.encode_basestring_ascii
+        self._engine = made and made(None, plain, text, None, ":", ",", sort_keys, False, True)
+
+    def encode(self, o: Any) -> str:
+        return "".join(self._engine(o, 0)) if self._engine else super().encode(o)
+
+
+_PLAIN = Encoder()
 
 
 class Kept(Mapping[str, Any]):

@@ -35,6 +35,7 @@ from x0tta6bl4.kernel.memory import (
     ApprovalState,
     AuditRow,
     Decision,
+    Encoder,
     Entry,
     Feedback,
     Imported,
@@ -1007,7 +1008,7 @@ _AUDIT_ENDS = (
 )
 
 Link = tuple[int, str]
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_ENCODER = Encoder(sort_keys=True)
 
 
 def _json(value: Any) -> str:
