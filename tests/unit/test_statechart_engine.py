@@ -1230,3 +1230,14 @@ def test_every_public_name_is_there() -> None:
     assert all(found.values())
     with pytest.raises(AttributeError):
         _ = package.nothing_of_this_name
+
+
+def test_one_target_may_be_written_as_a_text() -> None:
+    door = State(
+        states=(State("closed", transitions=(Transition("open", "opened"),)), State("opened")),  # type: ignore[arg-type]  # as people write it
+        initial="closed",  # type: ignore[arg-type]  # the same
+    )
+    machine = Machine(Definition("door", door))
+    machine.start()
+
+    assert machine.send("open") and machine.configuration == ("opened",)

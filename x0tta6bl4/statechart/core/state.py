@@ -67,6 +67,10 @@ class State:
     result: Result | None = None
     summary: str = ""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.initial, str):  # a text is a sequence of letters, and none of them is a state
+            object.__setattr__(self, "initial", (self.initial,))
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:

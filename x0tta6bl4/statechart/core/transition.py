@@ -129,6 +129,10 @@ class Transition:
     when: str | None = None
     """A change event: when this expression becomes true while its source is active."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.to, str):  # a text is a sequence of letters, and none of them is a state
+            object.__setattr__(self, "to", (self.to,))
+
 
 @dataclass(frozen=True, slots=True)
 class Activity:

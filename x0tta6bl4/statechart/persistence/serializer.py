@@ -68,9 +68,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 # --- snapshots ---
 
 
-def snapshot(
-    instance: Instance, timers: Iterable[Mapping[str, Any]] = (), *, is_json: bool = False
-) -> dict[str, Any]:
+def snapshot(instance: Instance, timers: Iterable[Mapping[str, Any]] = (), *, is_json: bool = False) -> dict[str, Any]:
     """Everything that outlives a macrostep, as JSON values; states by their names. ``timers`` are rows of
     ``Timers.snapshot``: they travel along, and go back to ``Timers.restore`` by whoever keeps the timers.
 
