@@ -509,8 +509,10 @@ def plain(value: Any) -> Any:
 
 
 class Encoder(json.JSONEncoder):
-    """JSON as it is kept: without blanks, and with what is not JSON put ``plain``. Its engine is made once, not for each
-    text: texts here are short, and making it takes as long as writing one."""
+    """JSON as it is kept: without blanks, and with what is not JSON put ``plain``.
+
+    Its engine is made once, not for each text: texts here are short, and making it takes as long as writing one.
+    """
 
     def __init__(self, *, sort_keys: bool = False) -> None:
         super().__init__(separators=(",", ":"), default=plain, sort_keys=sort_keys)
