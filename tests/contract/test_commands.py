@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from x0tta6bl4.adapters.commands import LinuxCommands
+from x0tta6bl4.adapters.commands import LinuxCommands, _known_by
 from x0tta6bl4.kernel.errors import StepFailed, StepRefused
 from x0tta6bl4.ports.commands import CommandResult, Commands
 from x0tta6bl4.testing.fakes import FOREVER, FakeCommands
@@ -312,11 +312,30 @@ def test_the_first_command_of_the_next_life_ends_what_is_left_though_nobody_asks
 def test_a_number_that_another_process_has_by_now_is_not_touched(tmp_path: Path) -> None:
     with killed(tmp_path, "tell $$; sleep 1000", pids=1) as daemon:
         file = daemon.written
-        pid, started = struct.unpack("=QQ", file.read_bytes()[:16])
-        file.write_bytes(struct.pack("=QQ", pid, started + 1))
+        pid, started, _ = struct.unpack("=QQQ", file.read_bytes())
+        file.write_bytes(struct.pack("=QQQ", pid, started + 1, 0))
         asyncio.run(LinuxCommands(daemon.state_dir).end_left())
 
         assert is_alive(daemon.pids[0])
+
+
+@pytest.mark.parametrize(
+    ("script", "earlier", "is_found"),
+    [("", 0, True), ("", 50, True), ("as a script", 0, True), ("something else", 0, False), ("", 1000, False)],
+)
+def test_what_was_just_being_started_is_found_by_its_words_and_its_time(
+    tmp_path: Path, script: str, earlier: int, is_found: bool
+) -> None:
+    with killed(tmp_path, "tell $$; sleep 1000", pids=1) as daemon:
+        (program,) = daemon.pids
+        words = Path(f"/proc/{program}/cmdline").read_bytes().removesuffix(b"\0").split(b"\0")
+        asked = {"": words, "as a script": words[1:], "something else": [*words, b"x"]}[script]
+        file = daemon.written
+        _, started, _ = struct.unpack("=QQQ", file.read_bytes())
+        file.write_bytes(struct.pack("=QQQ", 0, started - earlier, _known_by(asked)))
+        asyncio.run(LinuxCommands(daemon.state_dir).end_left())
+
+        assert is_alive(program) is not is_found
 
 
 def test_what_was_written_down_before_a_boot_is_not_touched_and_forgotten(tmp_path: Path) -> None:
@@ -349,6 +368,42 @@ def test_what_runs_in_this_life_goes_on_also_when_another_loop_of_it_asks(tmp_pa
 
     assert (result.code, result.output) == (0, "whole\n")
     assert list((tmp_path / "commands").iterdir()) == []
+
+
+def test_the_same_words_begun_by_this_life_are_not_taken_for_an_earlier_ones(tmp_path: Path) -> None:
+    async def ask() -> CommandResult:
+        commands = LinuxCommands(tmp_path)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(commands.run(["/bin/sleep", "0.3"], timeout=LONG))
+            await asyncio.sleep(0)
+            (file,) = (tmp_path / "commands").iterdir()
+            _, started, _ = struct.unpack("=QQQ", file.read_bytes())
+            earlier = file.with_name(file.name.rpartition("-")[0] + "-earlier")
+            earlier.write_bytes(struct.pack("=QQQ", 0, started, _known_by([b"/bin/sleep", b"0.3"])))
+            await commands.end_left()
+        return running.result()
+
+    assert asyncio.run(ask()).code == 0
+
+
+def test_a_command_that_has_ended_is_over_though_what_it_left_behind_holds_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("x0tta6bl4.adapters.commands._LINGER", LONG)
+    pid = tmp_path / "pid"
+
+    async def ask() -> None:
+        script = f"sleep 1000 & echo $! > {pid}"
+        running = asyncio.ensure_future(LinuxCommands(tmp_path).run([SHELL, "-c", script], timeout=LONG))
+        await asyncio.sleep(0)
+        (file,) = (tmp_path / "commands").iterdir()
+        assert file.read_bytes().strip(b"\0")
+        await until(lambda: not file.read_bytes().strip(b"\0"))
+        assert not running.done()
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        await running
+
+    asyncio.run(ask())
 
 
 def test_commands_that_ended_leave_nothing_written_down(tmp_path: Path) -> None:

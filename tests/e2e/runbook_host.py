@@ -402,19 +402,19 @@ def asks_nobody() -> None:
 
 
 def empties_the_inbox_apart() -> None:
-    save = sqlite._save_incident
+    save = sqlite._save_incidents
 
     class KeepsInbox:
         def __init__(self, tx: Transaction) -> None:
             self.query = tx.query
-            self.execute_many = tx.execute_many
-            self._execute = tx.execute
+            self.execute = tx.execute
+            self._execute_many = tx.execute_many
 
-        def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
+        def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
             if not sql.startswith("DELETE FROM inbox"):
-                self._execute(sql, values)
+                self._execute_many(sql, rows)
 
-    _replace(sqlite, "_save_incident", lambda tx, rows: save(KeepsInbox(tx), rows))
+    _replace(sqlite, "_save_incidents", lambda tx, made: save(KeepsInbox(tx), made))
 
     def then_dropped(name: str, moves_of: Callable[..., Sequence[Move]]) -> None:
         write = getattr(SqliteKnowledge, name)

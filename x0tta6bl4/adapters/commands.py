@@ -9,10 +9,13 @@ import secrets
 import signal
 import struct
 import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
+from typing import Self
 
 from x0tta6bl4.kernel.errors import StepFailed, StepRefused
 from x0tta6bl4.ports.commands import CommandResult
@@ -26,9 +29,15 @@ _CHUNK = 65536
 _KILL_WAIT = 5.0
 """Seconds that what an earlier life left gets to disappear after SIGKILL; what needs more hangs inside the kernel."""
 _LOOK_AGAIN = 0.01
-_ENTRY = struct.Struct("=QQ")
-"""One command under way: its number, which is its session's too, and the boot-time tick at which it started."""
-_NONE = _ENTRY.pack(0, 0)
+_ENTRY = struct.Struct("=QQQ")
+"""One command under way: its number, which is its session's too; the boot-time tick at which it started; and what its
+words are known by. The number is 0 while it is being started."""
+_NONE = _ENTRY.pack(0, 0, 0)
+_TICKS = os.sysconf("SC_CLK_TCK")
+_STARTING = 2 * _TICKS
+"""Ticks within which a program has begun that was about to be started."""
+_INTERPRETER = 2
+"""Words that the kernel may put in front of a script's own: its interpreter, and one argument for that."""
 
 log = logging.getLogger("x0tta6bl4.adapters.commands")
 
@@ -41,8 +50,6 @@ class LinuxCommands:
     would be sooner, but it reaches the program alone and not its children, it has to be set between fork and exec,
     which is not safe beside threads, and each start would copy the daemon's page tables. Marks in the environment
     cannot be read across the user namespaces that ``PrivateUsers=`` makes anew for each life.
-
-    Not found is what was started in the very millisecond in which the daemon was killed, before it was written down.
     """
 
     def __init__(self, state_dir: Path | None = None) -> None:
@@ -60,11 +67,6 @@ class LinuxCommands:
                     remedy="one in state D waits inside the kernel, mostly for a disk; another user's is yours to end",
                 )
             await asyncio.sleep(_LOOK_AGAIN)
-
-    def _over(self, run: "_Run") -> None:
-        """One that hangs in the kernel even after SIGKILL stays written down: the next life must not overlook it."""
-        if self._running is not None and run.ended.done():
-            self._running.remove(run.process.pid)
 
     @staticmethod
     def _kill_left(running: "_Running") -> list[int]:
@@ -92,27 +94,28 @@ class LinuxCommands:
         if any("\0" in word for word in command):
             raise StepRefused(f"not a command: {list(command)!r} has a zero byte in it")
         started = time.monotonic()
-        run = _Run(command, limit, dict(_ENVIRONMENT if env is None else env), input)
-        if self._running is not None:
-            self._running.add(run.process.pid)
         ended = False
-        try:
-            async with asyncio.timeout(timeout):
-                # Not `await run.ended`: our cancellation would cancel that future, and its end would never be seen.
-                await asyncio.wait([run.ended])
-                ended = True
-                # Before the wait for the last of its output: what it leaves behind, it was meant to start.
-                self._over(run)
-                await asyncio.wait([run.drained], timeout=_LINGER)
-        except TimeoutError:
-            pass
-        finally:
+        with _Entry(self._running, command) as entry:
+            run = _Run(command, limit, dict(_ENVIRONMENT if env is None else env), input)
+            entry.has_started(run.process.pid)
             try:
-                if not ended:
-                    await run.end_tree()
+                async with asyncio.timeout(timeout):
+                    # Not `await run.ended`: our cancellation would cancel that future, and its end would never be seen.
+                    await asyncio.wait([run.ended])
+                    ended = True
+                    # Before the wait for the last of its output: what it leaves behind, it was meant to start.
+                    entry.remove()
+                    await asyncio.wait([run.drained], timeout=_LINGER)
+            except TimeoutError:
+                pass
             finally:
-                run.close()
-                self._over(run)
+                try:
+                    if not ended:
+                        await run.end_tree()
+                finally:
+                    run.close()
+                    # What hangs in the kernel even after SIGKILL stays written down: it must not be overlooked later.
+                    entry.stays = not run.ended.done()
         output, truncated = run.output()
         return CommandResult(
             command, run.process.returncode if ended else None, output, truncated, time.monotonic() - started
@@ -128,17 +131,25 @@ class _Running:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fd: int | None = None
-        self._places: dict[int, int] = {}
-        """Where the entry of each process stands."""
+        self._taken: set[int] = set()
         self._is_failing = False
 
-    def add(self, pid: int) -> None:
+    def take(self) -> int:
+        """A place in the file. It is the taker's until it is given back."""
+        place = next(n for n in range(len(self._taken) + 1) if n not in self._taken)
+        self._taken.add(place)
+        return place
+
+    def give_back(self, place: int) -> None:
+        self.write(place, _NONE)
+        self._taken.discard(place)
+
+    def write(self, place: int, entry: bytes) -> None:
         """A full disk is no reason not to act: then it is not written down, which is said once."""
-        place = next(n for n in range(len(self._places) + 1) if n not in self._places.values())
         try:
             if self._fd is None:
                 self._fd = self._open()
-            os.pwrite(self._fd, _ENTRY.pack(pid, _started(pid) or 0), place * _ENTRY.size)
+            os.pwrite(self._fd, entry, place * _ENTRY.size)
         except OSError as error:
             if not self._is_failing:
                 log.warning(
@@ -148,13 +159,6 @@ class _Running:
             self._is_failing = True
         else:
             self._is_failing = False
-            self._places[pid] = place
-
-    def remove(self, pid: int) -> None:
-        place = self._places.pop(pid, None)
-        if place is not None and self._fd is not None:
-            with contextlib.suppress(OSError):  # the entry goes on naming a number that another start will have
-                os.pwrite(self._fd, _NONE, place * _ENTRY.size)
 
     def _open(self) -> int:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -188,11 +192,42 @@ class _Running:
                 continue  # ours, or that of a loop before a reload
             finally:
                 os.close(fd)
-            alive = [member for pid, started in here for member in _remains(pid, started)]
+            alive = [member for entry in here for member in _remains(*entry)]
             if not alive:
                 path.unlink(missing_ok=True)
             found += alive
         return found
+
+
+class _Entry:
+    """One command in it, from before it is started; without a file it does nothing."""
+
+    def __init__(self, running: _Running | None, argv: Sequence[str]) -> None:
+        self._running = running
+        self._argv = argv
+        self._place: int | None = None
+        self.stays = False
+
+    def __enter__(self) -> Self:
+        if self._running is not None:
+            tick = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
+            about_to_start = _ENTRY.pack(0, tick, _known_by([*map(os.fsencode, self._argv)]))
+            self._place = self._running.take()
+            self._running.write(self._place, about_to_start)
+        return self
+
+    def has_started(self, pid: int) -> None:
+        if self._running is not None and self._place is not None:
+            self._running.write(self._place, _ENTRY.pack(pid, _started(pid) or 0, 0))
+
+    def remove(self) -> None:
+        if self._running is not None and self._place is not None:
+            self._running.give_back(self._place)
+            self._place = None
+
+    def __exit__(self, *_: object) -> None:
+        if not self.stays:
+            self.remove()
 
 
 class _Run:
@@ -318,12 +353,8 @@ def _session(leader: int) -> list[int]:
     members = []
     for name in os.listdir("/proc"):
         if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if fields and fields[0] != b"Z" and int(fields[3]) == leader:
+            stat = _stat(int(name))
+            if stat is not None and stat[0] != b"Z" and int(stat[3]) == leader:
                 members.append(int(name))
     return members
 
@@ -339,23 +370,50 @@ def _kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _read(fd: int) -> list[tuple[int, int]]:
+def _read(fd: int) -> list[tuple[int, int, int]]:
     table = os.pread(fd, os.fstat(fd).st_size, 0)
     whole = table[: len(table) - len(table) % _ENTRY.size]
-    return [(pid, started) for pid, started in _ENTRY.iter_unpack(whole) if pid]
+    return [(pid, started, words) for pid, started, words in _ENTRY.iter_unpack(whole) if started]
 
 
-def _remains(pid: int, started: int) -> list[int]:
+def _remains(pid: int, started: int, words: int) -> list[int]:
     """What lives of that command. While one process of its session lives, nobody else can be given its number."""
+    if not pid:
+        return [member for leader in _just_started(started, words) for member in _session(leader)]
     now = _started(pid)
     return [] if now is not None and now != started else _session(pid)
 
 
+def _just_started(tick: int, words: int) -> list[int]:
+    """What was begun as a session with these words soon after that tick, and not by us."""
+    found = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        stat = _stat(pid)
+        if stat is None or stat[0] == b"Z" or int(stat[3]) != pid or int(stat[1]) == os.getpid():
+            continue
+        if tick <= int(stat[19]) <= tick + _STARTING:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+                said = file.read().removesuffix(b"\0").split(b"\0")
+                if any(_known_by(said[n:]) == words for n in range(_INTERPRETER + 1)):
+                    found.append(pid)
+    return found
+
+
+def _known_by(words: Sequence[bytes]) -> int:
+    return int.from_bytes(blake2b(b"\0".join(words), digest_size=8).digest(), sys.byteorder)
+
+
 def _started(pid: int) -> int | None:
     """The tick of its start, also of one that nobody has collected yet; None when there is no such process."""
+    stat = _stat(pid)
+    return int(stat[19]) if stat is not None else None
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """What the kernel says of it, from its state on; None when there is no such process, or it may not be looked at."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            return file.read().rpartition(b")")[2].split() or None
     except OSError:
         return None
 

@@ -218,11 +218,7 @@ class SqliteKnowledge:
     async def save_incidents(self, changed: Sequence[tuple[Incident, Sequence[Move]]]) -> None:
         made = [_incident_rows(incident, moves) for incident, moves in changed]
 
-        def save(tx: Transaction) -> None:
-            for rows in made:
-                _save_incident(tx, rows)
-
-        await self._database.write(save)
+        await self._database.write(lambda tx: _save_incidents(tx, made))
 
     async def open_incidents(self) -> list[Incident]:
         rows = await self._database.read(
@@ -1143,27 +1139,35 @@ def _incident_body(incident: Incident) -> str:
 
 
 def _save_incident(tx: Transaction, rows: IncidentRows) -> None:
-    row, moves = rows
-    id, subject, fault, state, opened_at, updated_at, closed_at, body, place = row
-    # Mostly only what no index is about has changed, and an index is maintained for what is set, not for what differs.
-    if not tx.query(
-        "UPDATE incidents SET updated_at = ?, body = ?, place = ? WHERE id = ? AND subject = ? AND fault = ?"
-        " AND state = ? AND opened_at = ? AND closed_at IS ? RETURNING 1",
-        (updated_at, body, place, id, subject, fault, state, opened_at, closed_at),
-    ):
-        _put_incident(tx, row)
-    for move in moves:
-        # Two that save the same incident may both bring a move along. The first one stands, and must be the same: to
-        # another one of its number the table says no.
-        tx.execute(
-            "INSERT INTO moves (incident, number, at, event, data, invocation, message, states, taken, effects)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (incident, number) DO UPDATE SET taken ="
-            " CASE WHEN event = excluded.event AND invocation = excluded.invocation AND message = excluded.message"
-            " AND states = excluded.states THEN taken END",
-            move,
-        )
-        if move[6]:
-            tx.execute("DELETE FROM inbox WHERE id = ?", (move[6],))
+    _save_incidents(tx, [rows])
+
+
+def _save_incidents(tx: Transaction, made: Sequence[IncidentRows]) -> None:
+    for row, _ in made:
+        id, subject, fault, state, opened_at, updated_at, closed_at, body, place = row
+        # Mostly only what no index is about has changed, and an index is maintained for what is set, not for what
+        # differs.
+        if not tx.query(
+            "UPDATE incidents SET updated_at = ?, body = ?, place = ? WHERE id = ? AND subject = ? AND fault = ?"
+            " AND state = ? AND opened_at = ? AND closed_at IS ? RETURNING 1",
+            (updated_at, body, place, id, subject, fault, state, opened_at, closed_at),
+        ):
+            _put_incident(tx, row)
+    moves = [move for _, mine in made for move in mine]
+    if not moves:
+        return
+    # Two that save the same incident may both bring a move along. The first one stands, and must be the same: to
+    # another one of its number the table says no.
+    tx.execute_many(
+        "INSERT INTO moves (incident, number, at, event, data, invocation, message, states, taken, effects)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (incident, number) DO UPDATE SET taken ="
+        " CASE WHEN event = excluded.event AND invocation = excluded.invocation AND message = excluded.message"
+        " AND states = excluded.states THEN taken END",
+        moves,
+    )
+    taken = [(move[6],) for move in moves if move[6]]
+    if taken:
+        tx.execute_many("DELETE FROM inbox WHERE id = ?", taken)
 
 
 def _put_incident(tx: Transaction, row: Row) -> None:

@@ -16,7 +16,6 @@ from x0tta6bl4.statechart.core.content import Runtime
 from x0tta6bl4.statechart.core.effect import Cancelled, Effect, Ended, Faulted, Logged, Sent, Started, Stopped
 from x0tta6bl4.statechart.core.event import Event, catches
 from x0tta6bl4.statechart.core.machine import Instance
-from x0tta6bl4.statechart.core.tables import bits
 from x0tta6bl4.statechart.persistence.serializer import Restorer, SnapshotError, restore, snapshot
 from x0tta6bl4.statechart.runtime.executor import EndlessLoop, cancel, handle, new, observe, settle, start
 from x0tta6bl4.statechart.types.base import EvaluationError
@@ -424,8 +423,7 @@ def going_on(effects: Iterable[Effect], paused: dict[str, float | None]) -> list
 
 def innermost(instance: Instance) -> tuple[str, ...]:
     """The active states that have no active state inside them."""
-    chart = instance.chart
-    return tuple(chart.names[n] for n in bits(instance.mask & chart.atomic))
+    return instance.node.innermost
 
 
 def _started(instance: Instance, told: dict[str, Any]) -> bool:

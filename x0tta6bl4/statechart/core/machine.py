@@ -69,6 +69,7 @@ class Node:
     """A configuration; one object for each, so that what was found out about it is found again."""
 
     __slots__ = (
+        "_innermost",
         "_names",
         "changes",
         "chart",
@@ -89,6 +90,7 @@ class Node:
         self.eventless: Selection | None = None
         """None: not found out yet."""
         self._names: tuple[str, ...] | None = None
+        self._innermost: tuple[str, ...] | None = None
         active = (0, *bits(mask)) if mask else ()
         self.restless = mask != 0 and bool(chart.candidates(mask, None))
         """Transitions without an event lead away from it, if their guards hold."""
@@ -102,6 +104,14 @@ class Node:
         names = self._names
         if names is None:
             names = self._names = tuple(self.chart.names[n] for n in bits(self.mask))
+        return names
+
+    @property
+    def innermost(self) -> tuple[str, ...]:
+        """Ids of the active states that have no active state inside them."""
+        names = self._innermost
+        if names is None:
+            names = self._innermost = tuple(self.chart.names[n] for n in bits(self.mask & self.chart.atomic))
         return names
 
     def __repr__(self) -> str:
