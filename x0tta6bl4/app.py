@@ -375,7 +375,7 @@ def tools_of(
     processes: LinuxProcesses | None = None,
     links: Links | None = None,
 ) -> Tools:
-    commands = LinuxCommands()
+    commands = LinuxCommands(blueprint.places.state_dir)
     processes = processes or LinuxProcesses(blueprint.places.state_dir)
     return Tools(
         clock=SystemClock(),

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -233,7 +233,10 @@ class Killed:
     def clear(self) -> None:
         for pid in filter(None, [*self.pids, self.cared_for]):
             if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # most lead a group, in which their children are
+                    os.killpg(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
