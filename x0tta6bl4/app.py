@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from x0tta6bl4 import __version__
+from x0tta6bl4.adapters.allocator import give_back
 from x0tta6bl4.adapters.clock import SystemClock
 from x0tta6bl4.adapters.commands import LinuxCommands
 from x0tta6bl4.adapters.files import LinuxFiles
@@ -770,6 +771,7 @@ class Daemon:
                     announce(self)
                 gc.collect()
                 gc.freeze()
+                give_back()
                 await self._turn_until_stopped(group)
                 notify("STOPPING=1")
                 for task in beside:
