@@ -172,7 +172,7 @@ def test_a_person_who_was_told_of_the_verdict_does_not_hide_it(
     assert ask(state, "why", "web") == 0
     out = " ".join(capsys.readouterr().out.split())
     for words in (
-        "Planned by rule hung, rung restart (plan-1): process.restart on web",
+        "Planned by runbook hung, step restart (plan-1): process.restart on web",
         "The guard (mode): process.restart on web",
         "Nothing was done about it but to try and let people know.",
         *told,
@@ -222,7 +222,7 @@ def test_a_rung_that_happens_to_be_called_ask_replaces_what_was_said_before(stat
 
     assert ask(state, "why", "web") == 0
     out = capsys.readouterr().out
-    assert "rung ask (plan-2)" in out and "DENIED" not in out
+    assert "step ask (plan-2)" in out and "DENIED" not in out
 
 
 def test_an_abort_that_the_runbook_does_not_speak_of_is_told_as_calling_it_off(state: Path, capsys: Output) -> None:

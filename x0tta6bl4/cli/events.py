@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -151,8 +151,8 @@ def _timer(book: Runbook, timer: Mapping[str, Any]) -> Waiting:
     return Waiting(state if state in chart.ids else "the runbook's deadline", at, leads_to)
 
 
-def tell_stand(display: Display, stand: Stand, incident: Incident, indent: int = 2) -> None:
-    """In sentences. Of an incident that is over only the version."""
+def tell_stand(display: Display, stand: Stand, incident: Incident, indent: int = 2, said: Collection[str] = ()) -> None:
+    """In sentences, without reasons that were ``said`` above. Of an incident that is over only the version."""
     named = f"{stand.runbook} v{stand.version} ({stand.hash})"
     if incident.state is IncidentState.CLOSED:
         if stand.runbook:
@@ -177,7 +177,7 @@ def tell_stand(display: Display, stand: Stand, incident: Incident, indent: int =
         display.line("It waits for an event; nothing is done until then.", indent + 2)
     if stand.can_take_back:
         display.line(f"what can be taken back: {', '.join(stand.can_take_back)}", indent + 2)
-    for note in stand.notes[-NOTES:]:
+    for note in (note for note in stand.notes[-NOTES:] if note not in said):
         display.line(f"because {note}", indent + 2)
     open_ = [event for event, blocked in stand.hears.items() if not blocked]
     if open_:

@@ -378,7 +378,7 @@ def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
     elif not closed:
         display.line("No probe can prove that it is over; it is closed when nothing is found for a while.", 2)
     if plan is not None:
-        display.line(f"Planned by rule {plan.rule}, rung {plan.rung} ({plan.id}):", 2)
+        display.line(f"Planned by runbook {plan.rule}, step {plan.rung} ({plan.id}):", 2)
         for step in plan.steps:
             display.line(f"{step.action} on {step.target}", 4)
         for reason in plan.because[2:]:  # the first two say again what stands above
@@ -389,7 +389,7 @@ def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
     elif not closed:
         display.line("Nothing is planned about it.", 2)
     if case.stand is not None:
-        tell_stand(display, case.stand, incident)
+        tell_stand(display, case.stand, incident, said=plan.because if plan is not None else ())
     if decision is not None and (decision.check != "runbook" or case.stand is None):  # else its place has said it
         _tell_decision(display, decision)
     done = [begun for begun, _ in case.actions if not case.only_asks(begun)]
