@@ -326,7 +326,8 @@ def _copy_sources(target: Path) -> None:
     target.mkdir()
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, target)
-    for name in ("x0tta6bl4", "systemd", "config"):
+    # Not all of config/: the command line would take its example for the configuration meant.
+    for name in ("x0tta6bl4", "systemd", "config/runbooks"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
