@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
@@ -25,7 +24,7 @@ from x0tta6bl4.kernel.memory import Kept, plain
 from x0tta6bl4.kernel.plugin import USUAL_TIMEOUT, Advance, Blast, PluginConfig, Situation, planner
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.runbooks.catalogue import ROLES, Resolved, resolved
-from x0tta6bl4.runbooks.document import TELLS, Runbook, as_told, asked, expression, given, parse
+from x0tta6bl4.runbooks.document import TELLS, Runbook, as_told, given, parse
 from x0tta6bl4.runbooks.life import MIGRATE, Life, Read, begun_anew, plan_id
 from x0tta6bl4.runbooks.shipped import shipped
 from x0tta6bl4.runbooks.strategy import Rung, Strategy, Thompson, Written, with_kinds
@@ -89,7 +88,6 @@ class Runbooks:
         self._kept: dict[str, Book] = {}
         self._restorers: dict[str, Restorer] = {}
         """One for each version: they look each configuration of the chart up only once."""
-        self._expression = lru_cache(maxsize=256)(expression)
         self._warm: dict[str, tuple[Attributes, Read]] = {}
         """What moved latest, by incident, beside the very place that it is read from: nothing that is not there too."""
         self.strategy: Strategy = Thompson() if config.strategy == "learn" else Written()
@@ -157,13 +155,14 @@ class Runbooks:
         return _with_act(incident, plan, None)
 
     def after(self, incident: Incident, plan: Plan, outcomes: Sequence[Outcome], situation: Situation) -> Advance:
-        place = Kept.of(incident.place).read()
+        read = self._read(incident)
+        place = read.place
         if plan.activity == BROKEN:
             return Advance(replace(incident, place=Kept.of({**place, "broken": ""})))
         if plan.activity == UNDO and "rest" in place:
             left = [entry for entry in place.get("back", ()) if entry["of"] != plan.steps[0].undoes]
             return Advance(replace(incident, place=Kept.of({**place, "back": left})))
-        life = self._life(incident, situation)
+        life = self._life(incident, situation, read)
         if life is None or not life.is_begun:
             return Advance(incident)  # its runbook has ended meanwhile, or could not begin
         outcome = outcomes[-1]
@@ -186,7 +185,6 @@ class Runbooks:
         telling = plan.steps[-1].expect is None
         if act is not None and act["kind"] == "rollback":
             life.undo = [entry for entry in life.undo if entry["of"] != plan.steps[0].undoes]
-            act.pop("begun", None)
             if outcome.result in (Result.FAILED, Result.REFUSED) or outcome.unknown:
                 self._deliver(life, current, act, outcome)
             return self._advance(life)
@@ -210,7 +208,6 @@ class Runbooks:
         tries = act.get("tries", 0) + 1
         retry = act["steps"][-1].get("retry") or {}
         if not helped and tries < retry.get("max", 1) and outcome.result is not Result.REFUSED and not outcome.unknown:
-            act.pop("begun", None)
             act["tries"] = tries
             if retry.get("backoff"):
                 act["not_before"] = situation.now + retry["backoff"]
@@ -364,7 +361,7 @@ class Runbooks:
     @staticmethod
     def _say(life: Life, id: str, act: Mapping[str, Any], answer: Mapping[str, Any], kinds: Sequence[str] = ()) -> None:
         """A chart that has no branch for what is not known takes it as a failure."""
-        for kind in kinds or answer.get("kinds") or _KINDS.get(answer["outcome"], ("failed",)):
+        for kind in kinds or _KINDS.get(answer["outcome"], ("failed",)):
             if life.event(f"{kind}.act.{act['state']}", dict(answer), invocation=id):
                 return
         life.acts.pop(id, None)  # nothing in the chart takes the answer: it waits for something else
@@ -560,22 +557,8 @@ class Runbooks:
             because=(incident.summary, f"runbook {book.name} v{book.version}, step {act['state']}", *life.notes[-8:]),
             activity=asked,
             under_way=life.is_proved,
-            **self._bounds(life),
+            **_bounds(life),
         )
-
-    def _bounds(self, life: Life) -> dict[str, Any]:
-        """What the runbook bounds beside what the guard does."""
-        book, incident = life.book, life.incident
-        told = given(incident, life.situation.subject)
-        bounds = book.concurrency
-        limits: list[tuple[str, int]] = []
-        if bounds.per_runbook is not None:
-            limits.append((f"runbook {book.name}", bounds.per_runbook))
-        if bounds.per_target is not None:
-            target = asked(self._expression(bounds.target), told, default=incident.subject)
-            limits.append((f"runbook {book.name} on {target}", bounds.per_target))
-        key = str(asked(self._expression(book.trigger.key), told, default="")) if book.trigger.key else ""
-        return {"limits": tuple(limits), "key": f"{book.name}: {key}" if key else ""}
 
     @staticmethod
     def _undoing(
@@ -608,6 +591,19 @@ class Runbooks:
 
 
 _KINDS: Mapping[str, tuple[str, ...]] = {"verified": ("done",), "done": ("done",), "unknown": ("unknown", "failed")}
+
+
+def _bounds(life: Life) -> dict[str, Any]:
+    """What the runbook bounds beside what the guard does."""
+    book, told = life.book, given(life.incident, life.situation.subject)
+    bounds = book.concurrency
+    limits: list[tuple[str, int]] = []
+    if bounds.per_runbook is not None:
+        limits.append((f"runbook {book.name}", bounds.per_runbook))
+    if bounds.per_target is not None:
+        limits.append((f"runbook {book.name} on {bounds.target_of(told)}", bounds.per_target))
+    key = book.trigger.key_of(told)
+    return {"limits": tuple(limits), "key": f"{book.name}: {key}" if key else ""}
 
 
 def _own(raw: Mapping[str, Any], number: int) -> Runbook:

@@ -208,14 +208,18 @@ class Trigger:
 
     def key_of(self, given: Mapping[str, Any]) -> str:
         """Empty where the incident itself is the key."""
-        return "" if not self.key else str(asked(expression(self.key), given, default=""))
+        return "" if self._key is None else str(asked(self._key, given, default=""))
+
+    @cached_property
+    def _key(self) -> Callable[..., Any] | None:
+        return expression(self.key) if self.key else None
 
     @cached_property
     def _guard(self) -> Callable[..., Any] | None:
         return expression(self.guard) if self.guard else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Concurrency:
     """How many instances may act at once; None: as many as the guard allows."""
 
@@ -224,6 +228,14 @@ class Concurrency:
     per_target: int | None = None
     target: str = "subject.name"
     """The expression that says what ``per_target`` counts."""
+
+    def target_of(self, given: Mapping[str, Any]) -> str:
+        """What it says of an incident; the subject where it says nothing."""
+        return str(asked(self._target, given, default=given["subject"]["name"]))
+
+    @cached_property
+    def _target(self) -> Callable[..., Any]:
+        return expression(self.target)
 
 
 @dataclass(frozen=True)
