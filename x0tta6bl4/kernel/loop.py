@@ -610,6 +610,18 @@ class MAPEK:
         failing = Verdict("planner", Answer.DENY, f"the planner fails: {found.error}: {found.message}")
         return [(None, incident, (failing,))]
 
+    async def _ask_planner(self, incident: Incident, ask: Callable[[Planner, Situation], Advance]) -> Advance | None:
+        """None when it fails, which is told."""
+
+        async def asked() -> Advance:
+            return ask(self.parts.planner, self.situation(incident))
+
+        advance = await guarded(asked, None)
+        if isinstance(advance, Failure):
+            self._planner_failed(incident, advance)
+            return None
+        return advance
+
     def _planner_failed(self, incident: Incident, failure: Failure) -> None:
         self.parts.meter.count("x0tta6bl4_plugin_failures_total", instance=self.parts.planner.name, kind=failure.error)
         if self._told_decisions.get(incident.id, ("",))[0] != "planner":
@@ -696,13 +708,8 @@ class MAPEK:
         found = {**incident.data, "severity": incident.severity.value, "summary": incident.summary}
         message = Message("", incident.id, incident.fault, plain(found), "daemon", incident.updated_at)
 
-        async def told() -> Advance:
-            return self.parts.planner.tell(incident, message, self.situation(incident))
-
-        advance = await guarded(told, None)
-        if isinstance(advance, Failure):
-            self._planner_failed(incident, advance)
-        elif advance.moves:
+        advance = await self._ask_planner(incident, lambda planner, now: planner.tell(incident, message, now))
+        if advance is not None and advance.moves:
             self._advanced(incident, advance)
 
     async def _hear(self, message: Message) -> None:
@@ -715,12 +722,8 @@ class MAPEK:
             await self._drop(message)
             return
 
-        async def heard() -> Advance:
-            return self.parts.planner.tell(incident, message, self.situation(incident))
-
-        advance = await guarded(heard, None)
-        if isinstance(advance, Failure):
-            self._planner_failed(incident, advance)
+        advance = await self._ask_planner(incident, lambda planner, now: planner.tell(incident, message, now))
+        if advance is None:
             return
         log.info(
             "an event was sent to a runbook",
@@ -744,28 +747,14 @@ class MAPEK:
     async def _let_go(self, incident: Incident) -> None:
         """The incident ended by itself: its runbook is told, and what it waits for is let go of."""
 
-        async def ended() -> Advance:
-            return self.parts.planner.close(incident, self.situation(incident))
-
-        advance = await guarded(ended, None)
-        if isinstance(advance, Failure):
-            self._planner_failed(incident, advance)
-            return
-        self.incidents.put(advance.incident, advance.moves)
+        advance = await self._ask_planner(incident, lambda planner, now: planner.close(incident, now))
+        if advance is not None:
+            self.incidents.put(advance.incident, advance.moves)
 
     async def _relapsed(self, before: Incident) -> None:
         """What was proved well is found again while its runbook tidied up: that run is over, and healed it once."""
         self._closed(replace(before, ended="healed", closed_at=self.parts.clock.wall()))
-        now = self.incidents.known(before)
-
-        async def ended() -> Advance:
-            return self.parts.planner.close(now, self.situation(now))
-
-        advance = await guarded(ended, None)
-        if isinstance(advance, Failure):
-            self._planner_failed(now, advance)
-            return
-        self.incidents.put(advance.incident, advance.moves)
+        await self._let_go(self.incidents.known(before))
 
     def _judge(self, plan: Plan, incident: Incident, view: View) -> tuple[Verdict, ...]:
         verdicts = self.responder.judge(plan, incident)
