@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -370,3 +371,19 @@ def test_output_of_an_unknown_program_is_empty(play: Play) -> None:
         assert list(await bench.subject.last_output("web", 0)) == []
 
     play(scenario)
+
+
+def test_a_process_that_becomes_another_program_is_never_taken_for_gone(tmp_path: Path) -> None:
+    script = tmp_path / "again"
+    script.write_text('#!/bin/sh\nexec "$0"\n')
+    script.chmod(0o755)
+    child = subprocess.Popen([str(script)])
+    subject = LinuxProcesses(tmp_path)
+    try:
+        found = [asyncio.run(subject.find_by_command(re.escape(str(script)))) for _ in range(200)]
+    finally:
+        subject.close()
+        child.kill()
+        child.wait()
+
+    assert {tuple(one.pid for one in each) for each in found} == {(child.pid,)}

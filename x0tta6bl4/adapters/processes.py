@@ -40,6 +40,8 @@ _UNREAD = 60.0
 _KILL_WAIT = 5.0
 """Seconds a process gets to disappear after SIGKILL; one that needs more hangs inside the kernel."""
 _BOUNDARY = b"\0"
+_EXEC_PAUSES = (0.0005, 0.001, 0.001, 0.002, 0.002, 0.003, 0.003, 0.005, 0.005, 0.008)
+"""Seconds between the looks at a process that seems to have no command line."""
 
 
 class _Stat(NamedTuple):
@@ -696,11 +698,23 @@ def _carries(pid: int, marks: Iterable[bytes]) -> bool:
     return all(mark in environment for mark in marks)
 
 
+def _command_line(pid: int) -> bytes:
+    """
+    Empty for an instant while a process becomes another program (exec), and asked again then: one that
+    runs must not look gone. The few that have wiped their own are asked in vain.
+    """
+    for pause in _EXEC_PAUSES:
+        if command := _contents(f"/proc/{pid}/cmdline"):
+            return command
+        time.sleep(pause)
+    return b""
+
+
 def _find_by_command(pattern: re.Pattern[str]) -> list[ProcessId]:
     found = []
     for row in sorted(_table(), key=_by_age):
         try:
-            command = _contents(f"/proc/{row.id.pid}/cmdline")
+            command = _command_line(row.id.pid)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         text = os.fsdecode(command.rstrip(_BOUNDARY).replace(_BOUNDARY, b" "))
