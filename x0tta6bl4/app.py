@@ -13,11 +13,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -57,12 +57,16 @@ from x0tta6bl4.runbooks.shipped import shipped
 from x0tta6bl4.settings.care import Care, Places, UnderCare, unfold
 from x0tta6bl4.settings.load import Loaded, load, watched_paths
 from x0tta6bl4.settings.mistakes import nearest, problems_of
-from x0tta6bl4.settings.model import Settings
+from x0tta6bl4.settings.model import Settings, StatusSettings
 from x0tta6bl4.settings.plugins import Chosen, choose, merged, own_names
-from x0tta6bl4.settings.production import liboqs_is_there, production_checks
+from x0tta6bl4.settings.production import is_loopback, liboqs_is_there, production_checks
 from x0tta6bl4.settings.watch import Changes
+from x0tta6bl4.status.access import Access, Scope
 from x0tta6bl4.status.face import Condition
 from x0tta6bl4.status.links import Links, kept_key
+
+if TYPE_CHECKING:
+    from x0tta6bl4.status.desk import Behind
 
 log = logging.getLogger("x0tta6bl4.app")
 T = TypeVar("T")
@@ -366,6 +370,9 @@ class LaterDatabase:
     def changed_by_others(self) -> bool:
         return self._database.changed_by_others()
 
+    def version(self) -> tuple[int, int]:
+        return self._database.version()
+
 
 # -- from the blueprint to the parts of a loop -----------------------------------------------------------------------
 
@@ -571,6 +578,9 @@ class Daemon:
         self._processes: LinuxProcesses | None = None
         self._lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
         self._links: Links | None = None
+        self._access = Access(
+            self._database, self._audit, SystemClock(), lambda: kept_key(self.state_dir / "sign-in.key")
+        )
         self._loop: MAPEK | None = None
         self._has_liboqs: bool | None = None
         self.health = HealthChecker(
@@ -748,6 +758,7 @@ class Daemon:
             stack.push_async_callback(self._processes.aclose)
             self._links = self._answer_links(settings)
             self._build(self.blueprint)
+            await self._must_have_keys(settings.status)
             self._listen_to_signals()
             await self._write_face(stack)
             async with asyncio.TaskGroup() as group:
@@ -756,15 +767,8 @@ class Daemon:
                     group.create_task(self._poll_files(), name="poll-files"),
                 ]
                 if settings.status.enabled:
-                    from x0tta6bl4.status.endpoint import serve
-
                     opened = asyncio.get_running_loop().create_future()
-                    beside.append(
-                        group.create_task(
-                            self._serve(serve(self, settings.status, self._endpoint_open(opened), self._links), opened),
-                            name="endpoint",
-                        )
-                    )
+                    beside.append(group.create_task(self._serve(settings.status, opened), name="endpoint"))
                     await asyncio.wait({opened, beside[-1]}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
                 await self._start_programs()
                 if announce is not None:
@@ -910,10 +914,52 @@ class Daemon:
                 notify("WATCHDOG=1")
             await asyncio.sleep(pause)
 
-    async def _serve(self, serving: Awaitable[None], opened: "asyncio.Future[None]") -> None:
-        ended = await guarded(lambda: serving, None)
+    async def _must_have_keys(self, status: StatusSettings) -> None:
+        """Whoever can reach the port from elsewhere could read everything, were there nobody to be."""
+        if not status.enabled or is_loopback(status.host) or status.api_keys or await self._access.has_any():
+            return
+        raise ConfigError(
+            [
+                Problem(
+                    "status.host",
+                    f"{status.host} is open to others, and there is neither a key nor an operator",
+                    hint="make one with `x0tta6bl4 keys create NAME --scope read` or `x0tta6bl4 operators add NAME`, "
+                    "or listen on 127.0.0.1",
+                )
+            ]
+        )
+
+    def _behind(self, status: StatusSettings) -> "Behind":
+        from x0tta6bl4.status.desk import Behind
+        from x0tta6bl4.status.filekeys import FileKeys
+        from x0tta6bl4.status.tls import Certificate
+
+        folder = self.blueprint.places.config_dir
+        keys = {name: (folder / key.file, Scope(key.scope)) for name, key in status.api_keys.items()}
+        tls = status.tls
+        return Behind(
+            self._database,
+            self._access,
+            FileKeys(keys),
+            self._links,
+            None if tls is None else Certificate(folder / tls.certificate, folder / tls.key),
+        )
+
+    async def _audit(self, who: str, what: str, data: Mapping[str, Any]) -> int:
+        return await self.loop.parts.knowledge.audit(who, what, data)
+
+    async def _serve(self, status: StatusSettings, opened: "asyncio.Future[None]") -> None:
+        from x0tta6bl4.status.endpoint import serve
+
+        told = self._endpoint_open(opened)
+        try:
+            behind = self._behind(status)
+        except (OSError, ValueError) as error:
+            told("", str(error))
+            return
+        ended = await guarded(lambda: serve(self, status, behind, told), None)
         if isinstance(ended, Failure):
-            self._endpoint_open(opened)("", f"it ended: {ended.error}: {ended.message}")
+            told("", f"it ended: {ended.error}: {ended.message}")
 
     def _endpoint_open(self, opened: "asyncio.Future[None]") -> Callable[[str, str], None]:
         def told(address: str, trouble: str) -> None:

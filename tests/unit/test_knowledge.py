@@ -38,6 +38,7 @@ from x0tta6bl4.kernel.facts import (
 )
 from x0tta6bl4.kernel.memory import (
     Kept,
+    Signal,
     SubjectState,
     finding_from,
     incident_from,
@@ -573,6 +574,88 @@ def test_subjects_and_small_things_are_remembered_as_they_were_told_last(tmp_pat
             assert await memory.recall("brake") == {"until": 2.5, "why": ["storm"]}
             with pytest.raises(StoreError):
                 await memory.remember("audit.head", 0)
+
+    asyncio.run(main())
+
+
+# Signals
+
+lines_of_points = st.lists(
+    st.tuples(st.floats(0, 4e9), st.floats(allow_nan=False, allow_infinity=False)), max_size=30
+).map(lambda points: tuple(sorted(points)))
+
+
+@given(lines_of_points)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+def test_signals_come_back_as_they_were_kept_as_near_as_a_chart_needs(points: tuple[tuple[float, float], ...]) -> None:
+    async def main() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            async with store(Path(folder) / "k.db") as memory:
+                await memory.save_incident(incident())
+                await memory.keep_signals("inc-1", [Signal("web", "work_seconds", points)])
+                (found,) = await memory.signals("inc-1")
+
+                assert [at for at, _ in found.points] == pytest.approx([at for at, _ in points], abs=0.00051)
+                assert [value for _, value in found.points] == pytest.approx([v for _, v in points], rel=1e-5)
+
+    asyncio.run(main())
+
+
+def test_signals_are_replaced_by_newer_ones_and_kept_of_no_incident_that_is_not_there(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with store(tmp_path / "k.db") as memory:
+            await memory.save_incident(incident())
+            up, seconds = Signal("web", "work_up", ((1.5, 1.0), (2.25, 0.0))), Signal("web", "work_seconds", ())
+            rss = Signal("web", "process_rss_bytes", ((1.0, 123456789012.0), (2.0, 0.00012345)))
+            await memory.keep_signals("inc-1", [up, seconds])
+            await memory.keep_signals("inc-1", [rss, up])
+            await memory.keep_signals("inc-nowhere", [up])
+
+            assert await memory.signals("inc-1") == [rss, up]
+            assert await memory.signals("inc-nowhere") == []
+
+    asyncio.run(main())
+
+
+def test_signals_go_with_their_incident_and_with_its_export(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Hands()
+        up = [Signal("web", "work_up", ((1.5, 1.0), (2.25, 0.0)))]
+        async with store(tmp_path / "a.db", clock) as a, store(tmp_path / "b.db", clock) as b:
+            for one in (closed("old", clock.now - 100 * DAY), closed("new", clock.now), incident("open")):
+                await a.save_incident(one)
+                await a.keep_signals(one.id, up)
+            await a.retain(clock.now, 90, 100)
+            assert [await a.signals(id) for id in ("old", "new", "open")] == [[], up, up]
+
+            await b.save_incident(incident("open", summary="ours"))
+            lines = await exported(a)
+            taken = await b.import_(lines, "oncall")
+            assert taken.taken == {"incidents": 1, "signals": 1}
+            assert [await b.signals(id) for id in ("new", "open")] == [up, []]
+            for wrong in (
+                "[0,[],[NaN]]",
+                "[0,[1],[1]]",
+                "[0,[],[1e999]]",
+                '["x",[],[1]]',
+                "[1" + "0" * 400 + ",[],[1]]",
+            ):
+                spoilt = [line.replace("[1500,[750],[1,0]]", wrong) for line in lines]
+                with pytest.raises(StoreError, match="cannot be read"):
+                    await b.import_(spoilt, "oncall")
+
+    asyncio.run(main())
+
+
+def test_an_export_of_before_there_were_signals_is_taken(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Hands()
+        async with store(tmp_path / "a.db", clock) as a, store(tmp_path / "b.db", clock) as b:
+            await fill(a, clock)
+            first, *rest = await exported(a)
+            await b.import_([json.dumps({**json.loads(first), "version": 2}), *rest], "oncall")
+
+            assert await b.story("2") == await a.story("2")
 
     asyncio.run(main())
 

@@ -1,6 +1,6 @@
 """The examples of the founding documents, run as they were written, with only the place of the import changed.
 
-Every Python example of the three that this version covers is here. Left out, and why:
+Every Python example that this version covers is here. Left out, and why:
 
 - the exceptions ``CacheConnectionError``, ``ProviderTimeoutError`` and ``RateLimitExceededError``, and the two examples
   that raise or catch them: an error is born with its raiser, and there is no cache, provider or limiter yet;
@@ -39,6 +39,13 @@ from x0tta6bl4 import (
     log_stage,
     production_checks,
     setup_logging,
+)
+from x0tta6bl4.status.security import (
+    Security,
+    generate_api_key,
+    is_localhost_origin,
+    security,
+    validate_api_key,
 )
 
 
@@ -282,3 +289,55 @@ def test_a_stage_and_its_part_are_tracked_and_summed_up() -> None:
     finally:
         tracker.clear_thread_data(thread_id)
     assert tracker.get_execution_summary(thread_id)["stage_count"] == 0
+
+
+# -- security ----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_passwords_are_made_and_verified() -> None:
+    async def example() -> None:
+        user_id, password = 42, "test_password"
+
+        # JWT token generation with refresh
+        token, refresh_token = security.create_tokens(user_id)
+        # Password hashing with salt
+        hashed_password = security.get_password_hash(password)
+        # Token verification with refresh
+        user = await security.verify_and_refresh_token(token, refresh_token)
+
+        assert user.id == user_id
+        assert hashed_password != password and hashed_password != security.get_password_hash(password)
+
+    asyncio.run(example())
+
+
+def test_security_functions() -> None:
+    user_id = "user-1"
+
+    async def example() -> None:
+        password = "test_password"
+        hashed = await security.get_password_hash(password)
+        assert await security.verify_password(password, hashed)
+
+        # Test token generation and refresh
+        token, refresh = await security.create_tokens(user_id)
+        user = await security.verify_and_refresh_token(token, refresh)
+        assert user.id == user_id
+
+    asyncio.run(example())
+
+
+def test_the_security_of_the_example_is_one_of_its_kind() -> None:
+    assert type(security) is Security
+
+
+def test_keys_are_random_compared_whole_and_origins_are_local_or_not() -> None:
+    key = generate_api_key()
+
+    assert len(key) == 64 and int(key, 16) and key != generate_api_key()
+    assert validate_api_key(key, key)
+    assert not validate_api_key(key[:-1], key) and not validate_api_key("\xe9" * 64, key)
+    # Without a key that is expected nobody is let in: the original let everybody in.
+    assert not validate_api_key("", "") and not validate_api_key(key, None) and not validate_api_key(None, key)
+    assert is_localhost_origin("http://localhost:3000") and is_localhost_origin("http://[::1]:3000")
+    assert not is_localhost_origin("http://localhost.evil.com") and not is_localhost_origin("http://127.0.0.1.evil.com")

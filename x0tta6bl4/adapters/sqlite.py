@@ -175,6 +175,8 @@ class SqliteDatabase:
             self._connections = opened.pop_all()
         self._identity = _identity(path)
         self._others_wrote = False
+        self._ours, self._theirs = 0, 0
+        """Commits of our own, and changes that others were seen to have made."""
         self._turn = threading.Lock()
         """Held while the writer's connection is in use."""
 
@@ -200,17 +202,13 @@ class SqliteDatabase:
         return await self._writes.do(work)
 
     def changed_by_others(self) -> bool:
-        # Asked of the writer's connection, the only one for which our own commits do not count as a change. While the
-        # writer holds the file nobody else can commit, so there is nothing to wait for: the next call sees the rest.
-        if self._turn.acquire(blocking=False):
-            try:
-                self._look_for_others()
-            except sqlite3.Error:
-                self._others_wrote = True  # cannot tell: to read once too often is the safe mistake
-            finally:
-                self._turn.release()
+        self._look_unless_writing()
         changed, self._others_wrote = self._others_wrote, False
         return changed
+
+    def version(self) -> tuple[int, int]:
+        self._look_unless_writing()
+        return self._ours, self._theirs
 
     async def close(self) -> None:
         """Finishes what was handed over, then closes the file. Calling it again does nothing."""
@@ -222,11 +220,26 @@ class SqliteDatabase:
         with self._turn:
             self._connections.close()
 
+    def _look_unless_writing(self) -> None:
+        # Asked of the writer's connection, the only one for which our own commits do not count as a change. While the
+        # writer holds the file nobody else can commit, so there is nothing to wait for: the next call sees the rest.
+        if self._turn.acquire(blocking=False):
+            try:
+                self._look_for_others()
+            except sqlite3.Error:
+                self._they_wrote()  # cannot tell: to read once too often is the safe mistake
+            finally:
+                self._turn.release()
+
     def _look_for_others(self) -> None:
         version = _data_version(self._writer)
         if version != self._version:
             self._version = version
-            self._others_wrote = True
+            self._they_wrote()
+
+    def _they_wrote(self) -> None:
+        self._theirs += 1
+        self._others_wrote = True
 
     def _serve_reads(self, jobs: list[_Job]) -> None:
         for job in jobs:
@@ -262,6 +275,7 @@ class SqliteDatabase:
                         job.error.__cause__ = error
                     job.is_done = True
             finally:
+                self._ours += 1  # also where it failed: a commit that reports an error may be on disk all the same
                 if connection.in_transaction:
                     connection.rollback()
 

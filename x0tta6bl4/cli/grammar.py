@@ -9,6 +9,7 @@ from x0tta6bl4.cli.exits import LONGEST, MEANINGS, USAGE, quoted
 from x0tta6bl4.kernel.flags import NAMES as FLAG_NAMES
 
 SHELLS = ("bash", "zsh", "fish")
+SCOPES = ("read", "operate", "admin")
 OPINIONS = ("helped", "useless", "harmful")
 EXITS = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
 ENVIRONMENT = (
@@ -92,6 +93,7 @@ def build() -> Parser:
     _command(config, "reference", "config", "a file with every setting, its default and its meaning", "print_reference")
 
     _command(commands, "status", "status", "how everything is now; exit code 1 when something is not well")
+    _command(commands, "tui", "tui", "how everything is, live on the whole terminal, with its questions to answer")
     incidents = _command(commands, "incidents", "incidents", "what was wrong, or the whole story of one incident")
     incidents.add_argument("id", metavar="ID", nargs="?", help="an incident, or a part of its id that fits one only")
     incidents.add_argument("--all", action="store_true", help="also those that are over")
@@ -179,6 +181,8 @@ def build() -> Parser:
     _command(runbook, "list", "runbook", "every runbook, in the order in which they are asked", "list_")
     _command(runbook, "actions", "runbook", "every action that a runbook may ask for here", "actions")
 
+    _access(commands)
+
     audit = _group(commands, "audit", "the tamper-evident record of what people changed", required=False)
     _command(audit, "show", "audit", "the latest entries", "show").add_argument(
         "--limit", type=positive, default=50, metavar="N", help="at most so many (default 50)"
@@ -206,6 +210,51 @@ def build() -> Parser:
 
 
 Commands = _SubParsersAction  # the type that argparse has no public name for
+
+
+def _access(commands: "Commands[Parser]") -> None:
+    """Who may ask the endpoint."""
+    keys = _group(commands, "keys", "the keys with which programs ask the endpoint")
+    create = _command(keys, "create", "keys", "makes a key and shows it, this once", "create")
+    create.add_argument("name", metavar="NAME", help="what the key is for, such as prometheus")
+    create.add_argument("--scope", choices=SCOPES, required=True, help="each holds the ones before it")
+    create.add_argument("--per-minute", type=positive, metavar="N", help="requests a minute (none: as everybody)")
+    create.add_argument("--expires", type=duration, metavar="TIME", help="such as 90d (none: holds until revoked)")
+    _command(keys, "list", "keys", "every key, with its last use", "list_")
+    rotate = _command(keys, "rotate", "keys", "makes another key of a name; the one before holds a while yet", "rotate")
+    rotate.add_argument("name", metavar="NAME", help="as it was given to `keys create`")
+    rotate.add_argument(
+        "--overlap",
+        type=duration,
+        default=86400.0,
+        metavar="TIME",
+        help="how long both hold (default 24h)",
+    )
+    revoke = _command(keys, "revoke", "keys", "ends a key at once", "revoke")
+    revoke.add_argument("key", metavar="ID|NAME", help="one key by its id, or all of a name")
+
+    operators = _group(commands, "operators", "the people who may sign in on the endpoint's page")
+    add = _command(operators, "add", "operators", "adds a person and asks for the password", "add")
+    add.add_argument("name", metavar="NAME", help="in lower case, such as oncall")
+    add.add_argument("--scope", choices=SCOPES, required=True, help="each holds the ones before it")
+    password = _command(operators, "password", "operators", "another password; ends the sessions", "password")
+    password.add_argument("name", metavar="NAME")
+    for one in (add, password):
+        one.add_argument("--password-file", metavar="FILE", help="has the password in one line (- for standard input)")
+    _command(operators, "list", "operators", "everybody who may sign in", "list_")
+    scope = _command(operators, "scope", "operators", "what a person may; ends the sessions", "scope")
+    scope.add_argument("name", metavar="NAME")
+    scope.add_argument("scope", metavar="|".join(SCOPES), choices=SCOPES)
+    remove = _command(operators, "remove", "operators", "a person may sign in no more; ends the sessions", "remove")
+    remove.add_argument("name", metavar="NAME")
+
+    sessions = _group(commands, "sessions", "who is signed in on the endpoint's page")
+    listed = _command(sessions, "list", "sessions", "the sessions that hold", "list_")
+    listed.add_argument("--operator", metavar="NAME", help="of this person only")
+    end = _command(sessions, "end", "sessions", "ends sessions at once", "end")
+    end.add_argument("id", metavar="ID", nargs="?", help="a session, or the beginning of its id")
+    end.add_argument("--operator", metavar="NAME", help="all of this person's")
+    end.add_argument("--all", action="store_true", help="everybody's")
 
 
 def _command(

@@ -3,8 +3,6 @@
 import asyncio
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from x0tta6bl4.cli.display import Display, plural, span
@@ -12,9 +10,10 @@ from x0tta6bl4.cli.exits import OK, Refusal, quoted
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of
 from x0tta6bl4.kernel.facts import Incident, IncidentState
 from x0tta6bl4.kernel.memory import Entry, Knowledge
+from x0tta6bl4.runbooks.story import called_off, calm
 
 if TYPE_CHECKING:
-    from x0tta6bl4.cli.events import Stand
+    from x0tta6bl4.runbooks.stand import Stand
 
 
 def run(args: Namespace) -> int:
@@ -22,13 +21,13 @@ def run(args: Namespace) -> int:
 
 
 async def _run(args: Namespace, display: Display) -> int:
-    from x0tta6bl4.cli import events  # brings the statecharts with it, and finds incidents by what is here
-
     async with opened(place_of(args)) as knowledge:
         if args.id is not None:
+            from x0tta6bl4.runbooks.stand import stand_of  # brings the statecharts with it
+
             incident = await find(knowledge, args.id)
             story = await knowledge.story(incident.id)
-            stand = await events.stand_of(knowledge, incident)
+            stand = await stand_of(knowledge, incident, display.now)
             if display.as_json:
                 display.json({"incident": incident, "stand": stand, "story": story})
             else:
@@ -37,10 +36,8 @@ async def _run(args: Namespace, display: Display) -> int:
         if args.moves:
             raise Refusal("--moves is about one incident: which one?")
         if args.subject is not None:
-            seen = await knowledge.incidents(limit=10_000)
-            known_or_refuse(
-                args.subject, [*(s.name for s in await knowledge.subjects()), *(i.subject for i in seen)], "subject"
-            )
+            seen = [s.name for s in await knowledge.subjects()]
+            known_or_refuse(args.subject, [*seen, *await knowledge.incident_subjects()], "subject")
         if args.all:
             # Kept in the order in which they were opened first; one that came back belongs where it came back.
             found = await knowledge.incidents(subject=args.subject, limit=10_000)
@@ -86,18 +83,17 @@ async def find(knowledge: Knowledge, id: str) -> Incident:
     exact = await knowledge.incident(id)
     if exact is not None:
         return exact
-    all_of_them = await knowledge.incidents(limit=10_000)
-    parts = [i for i in all_of_them if id and id in i.id]
-    if len(parts) == 1:
-        return parts[0]
+    parts = await knowledge.incident_ids(id) if id else []
+    if len(parts) == 1 and (only := await knowledge.incident(parts[0])) is not None:
+        return only
     if parts:
         raise Refusal(
-            f"{quoted(id)} is a part of {len(parts)} incidents' ids: {', '.join(i.id for i in parts[:5])}"
+            f"{quoted(id)} is a part of {len(parts)} incidents' ids: {', '.join(parts[:5])}"
             + (" and more" if len(parts) > 5 else "")
         )
-    if id in {i.subject for i in all_of_them}:
+    if id in await knowledge.incident_subjects():
         raise Refusal(f"{quoted(id)} is a subject; `x0tta6bl4 incidents --all --subject {id}` lists its incidents")
-    known_or_refuse(id, [i.id for i in all_of_them], "incident")
+    known_or_refuse(id, await knowledge.incident_ids(), "incident")
     raise AssertionError("an id that is known was found above")
 
 
@@ -117,37 +113,6 @@ def tell(
         tell_stand(display, stand, incident)
     story = called_off(story)
     timeline(display, story if with_moves else calm(story), with_moves=with_moves)
-
-
-def called_off(story: Sequence[Entry]) -> list[Entry]:
-    """With the abort that a runbook does not speak of told as what it did: it is no event that nobody heard."""
-    from x0tta6bl4.runbooks.life import ABORT  # brings the statecharts with it
-
-    told = list(story)
-    moves = [number for number, entry in enumerate(told) if entry.kind == "moved"]
-    for number, after in pairwise(moves):
-        entry, follows = told[number], told[after]
-        if entry.data["event"] == ABORT and not entry.data["taken"] and follows.data["event"] == "$close":
-            said = entry.text.removesuffix("; nothing listened to it")
-            told[number] = replace(entry, text=f"{said}; its runbook is called off")
-    return told
-
-
-def calm(story: Sequence[Entry]) -> list[Entry]:
-    """Without what a runbook only says to itself: which rung comes next, looks that led nowhere, and that it waits
-    where it is said to have come to."""
-    told: list[Entry] = []
-    states: object = None
-    for entry in story:
-        if entry.kind == "moved":
-            event, before, states = str(entry.data["event"]), states, entry.data["states"]
-            is_choice = event.startswith(("done.act.", "failed.act.")) and event.endswith(".next")
-            if is_choice or (event == "$seen" and states == before) or (event == "$close" and entry.data["taken"]):
-                continue
-        elif entry.kind == "decided" and entry.data["check"] == "runbook":
-            continue
-        told.append(entry)
-    return told
 
 
 def timeline(display: Display, story: Sequence[Entry], *, with_moves: bool = False) -> None:

@@ -156,9 +156,9 @@ def replay(args: Namespace) -> int:
 
 
 async def _replay(args: Namespace, display: Display) -> int:
-    from x0tta6bl4.cli.events import kept
     from x0tta6bl4.cli.incidents import find
     from x0tta6bl4.runbooks.life import replayed
+    from x0tta6bl4.runbooks.stand import kept
 
     async with opened(place_of(args)) as knowledge:
         incident = await find(knowledge, args.incident)
@@ -296,7 +296,7 @@ def _migration(file: Path) -> dict[str, Any]:
 
 async def _versions(args: Namespace, knowledge: "Knowledge", name: str) -> "list[Runbook]":
     """Every version of a runbook that is kept or configured, each text once."""
-    from x0tta6bl4.cli.events import kept
+    from x0tta6bl4.runbooks.stand import kept
 
     by_hash = await kept(knowledge)
     books = {book.hash: by_hash(book.hash) for book in await knowledge.books() if book.name == name}

@@ -10,7 +10,7 @@ from x0tta6bl4.cli.incidents import find
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of, who
 from x0tta6bl4.kernel.facts import Incident, Result
 from x0tta6bl4.kernel.memory import ActionRecord, Feedback, Knowledge, Trial
-from x0tta6bl4.runbooks.score import BOUND, Judgement, Score, scores
+from x0tta6bl4.runbooks.score import BOUND, Judgement, Score, in_plain, scores
 
 LINES = 10
 """Evidence shown for a rule, the latest; `--output json` has all of it."""
@@ -38,7 +38,7 @@ async def _score(args: Namespace, display: Display) -> int:
             {
                 "since": display.now - args.seconds,
                 "bound": BOUND,
-                "rules": [_plain(score) for score in found],
+                "rules": [in_plain(score) for score in found],
             }
         )
     elif not found:
@@ -87,32 +87,6 @@ def _tell(display: Display, score: Score) -> None:
         )
         for line in proposal.lines:
             print(f"      {line}")
-
-
-def _plain(score: Score) -> dict[str, object]:
-    return {
-        "rule": score.rule,
-        "suggestions": len(score.judged),
-        **{kind.value: score.counts[kind] for kind in Judgement},
-        "right_at_least": score.bound,
-        "missing": score.missing,
-        "proposals": score.proposals,
-        "cases": [
-            {
-                "at": j.suggestion.at,
-                "incident": j.suggestion.incident.id,
-                "subject": j.suggestion.incident.subject,
-                "fault": j.suggestion.incident.fault,
-                "rung": j.suggestion.rung,
-                "actions": j.suggestion.actions,
-                "target": j.suggestion.target,
-                "stopped_by": j.suggestion.check,
-                "judgement": j.judgement,
-                "why": j.why,
-            }
-            for j in score.judged
-        ],
-    }
 
 
 async def _feedback(args: Namespace, display: Display) -> int:

@@ -6,11 +6,12 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from time import time
 from typing import Any
 
 from x0tta6bl4.cli import incidents as stories
 from x0tta6bl4.cli.display import Display, plural, span
-from x0tta6bl4.cli.events import Stand, stand_of, tell_stand
+from x0tta6bl4.cli.events import tell_stand
 from x0tta6bl4.cli.exits import OK, Refusal, quoted
 from x0tta6bl4.cli.live import Now
 from x0tta6bl4.cli.picture import (
@@ -23,52 +24,17 @@ from x0tta6bl4.cli.picture import (
     watched_words,
 )
 from x0tta6bl4.cli.places import Place, known_or_refuse, opened, place_of
-from x0tta6bl4.kernel.facts import Answer, Incident, IncidentState, Plan
-from x0tta6bl4.kernel.loop import ASKING
-from x0tta6bl4.kernel.memory import Approval, Decision, Entry, Knowledge, Pause
+from x0tta6bl4.kernel.facts import Answer, Incident, IncidentState
+from x0tta6bl4.kernel.memory import Decision, Knowledge, Pause
+from x0tta6bl4.runbooks.story import well_at
 from x0tta6bl4.settings.mistakes import nearest
+from x0tta6bl4.status.explain import Case, case_of, remedy
 
 LINES = 3
 """Of its output, told while something is wrong with it."""
 TAIL = 8192
 LATEST = 5
 """Actions of an open incident that are told in full; the whole story is one command away."""
-
-REMEDIES: Mapping[tuple[str, str], str] = {
-    (
-        "kill switch",
-        "deny",
-    ): "`x0tta6bl4 flags auto_healing on` lets it act; if the journal cannot be written, see that "
-    "the state directory is writable and has space left",
-    ("precondition", "deny"): "nothing: the symptom was gone when it was looked at again",
-    ("maintenance", "hold"): "wait for its end, or end a pause with `x0tta6bl4 resume`; windows stand in "
-    "guard.maintenance",
-    ("other healers", "hold"): "nothing: something else is healing it already, and two would be in each other's way",
-    ("other healers", "deny"): "start it again yourself when it is wanted (for a unit: `systemctl start`)",
-    ("allowlist", "deny"): "add {action} to guard.allow in the configuration and reload the daemon (SIGHUP), or do it "
-    "yourself",
-    ("mode", "hold"): "`x0tta6bl4 approve {plan}` or `x0tta6bl4 reject {plan}`",
-    ("mode", "deny"): "do it yourself, or give {subject} the mode approve or auto in the configuration and reload the "
-    "daemon (SIGHUP)",
-    ("backoff", "hold"): "nothing: it tries again by itself then; mend the cause if you know it",
-    ("variety", "hold"): "look yourself: the same step does not help here",
-    (
-        "budget",
-        "hold",
-    ): "mend the cause (the outcomes below say what failed); where it cannot wait, raise guard.per_target, per_kind or "
-    "per_group and reload the daemon (SIGHUP)",
-    ("share", "hold"): "nothing: its turn comes when the others are done; the limit stands in guard.share",
-    (
-        "storm brake",
-        "hold",
-    ): "look for what so many faults have in common (host, network, a deploy); then it goes on by itself",
-    ("circuit", "hold"): "try {action} by hand: it fails wherever it is tried",
-    ("dependency", "hold"): "see why what it depends on is not well: `x0tta6bl4 why` it",
-    ("runbook", "hold"): "nothing, unless you know better: `x0tta6bl4 tell {incident}` lists the events it listens to",
-    ("planner", "deny"): "write a rule for it (runbooks, rules_dirs), or mend it yourself",
-    ("catalogue", "deny"): "mend the rule: no executor offers that action",
-}
-"""What a person can do about a guard's answer; the answer's own sentence says what it means."""
 
 
 def run(args: Namespace) -> int:
@@ -119,9 +85,8 @@ async def _run(args: Namespace, display: Display) -> int:
                 raise await _unknown(knowledge, subject, picture)
             open_ones = [i for i in await knowledge.open_incidents() if i.subject == subject]
             cases = [await _case(knowledge, i) for i in open_ones]
-        closed = [] if cases else await knowledge.incidents(IncidentState.CLOSED, subject, limit=1000)
-        # Not the one that was opened last: an older one may have come back since.
-        last = await _case(knowledge, max(closed, key=lambda i: i.closed_at or 0.0)) if closed else None
+        closed = None if cases else await knowledge.closed_last(subject)
+        last = await _case(knowledge, closed) if closed is not None else None
         output = last_output(place.state_dir, subject) if cases else None
         healing = await is_healing_on(knowledge)
         pauses = [p for p in await knowledge.pauses() if fnmatchcase(subject, p.target)]
@@ -147,106 +112,14 @@ def last_output(state_dir: Path, subject: str) -> tuple[Path, list[str]] | None:
 
 
 async def _unknown(knowledge: Knowledge, name: str, picture: Seen) -> Refusal:
-    past = {i.subject for i in await knowledge.incidents(limit=10_000)}
-    near = nearest(name, {*(s.name for s in picture.subjects), *past})
+    near = nearest(name, {*(s.name for s in picture.subjects), *await knowledge.incident_subjects()})
     hint = f"; {near}" if near.startswith("did you") else ""
     return Refusal(f"nothing is known of {quoted(name)}{hint} ({watched_words(picture)})")
 
 
-class Case:
-    """One incident with everything about it that the answer needs."""
-
-    def __init__(
-        self,
-        incident: Incident,
-        story: Sequence[Entry],
-        decision: Decision | None,
-        plans: Mapping[str, Plan],
-        approvals: Mapping[str, Approval],
-        stand: Stand | None,
-    ) -> None:
-        self.incident = incident
-        self.story = story
-        self.decision = decision
-        self.plans = plans
-        self.approvals = approvals
-        self.stand = stand
-
-    @property
-    def latest_plan(self) -> Plan | None:
-        """The plan that the guard spoke of last. The store has it once it was begun or a person was asked about it."""
-        decision = self.latest_decision
-        if decision is not None and decision.plan:
-            return self.plans.get(decision.plan)
-        wanted = [plan for plan in self.plans.values() if not _only_asks(plan)]
-        return wanted[-1] if wanted else None
-
-    @property
-    def onset(self) -> float:
-        return self.incident.onset_at or self.incident.opened_at
-
-    @property
-    def actions(self) -> list[tuple[Entry, Entry | None]]:
-        """Each intent with its outcome, oldest first."""
-        ends = {e.data.get("step"): e for e in self.story if e.kind == "outcome"}
-        return [(e, ends.get(e.data.get("step"))) for e in self.story if e.kind == "intent"]
-
-    @property
-    def latest_decision(self) -> Decision | None:
-        """The guard's standing answer. What it allowed and what then had its outcome stands no longer, nor does what it
-        said before another plan was begun, or before the incident came back. Letting people know of the answer is no
-        other plan."""
-        decision = self.decision
-        if decision is None or decision.at < self.onset:
-            return None
-        if any(
-            begun.at > decision.at
-            if begun.data.get("plan") != decision.plan
-            else decision.answer is Answer.ALLOW and ended is not None
-            for begun, ended in self.actions
-            if not self.only_asks(begun)
-        ):
-            return None
-        return decision
-
-    def only_asks(self, begun: Entry) -> bool:
-        """Whether it was done so that a person may decide, and not by the runbook's own will."""
-        plan = self.plans.get(str(begun.data.get("plan")))
-        return plan is not None and _only_asks(plan)
-
-
-def _only_asks(plan: Plan) -> bool:
-    """A rung of a runbook may have that name too; the loop's own message has it in its id besides."""
-    return plan.rung == ASKING and f"-{ASKING}" in plan.id
-
-
 async def _case(knowledge: Knowledge, incident: Incident) -> Case:
-    story = await knowledge.story(incident.id)
-    decisions = [d for d in await knowledge.decisions(incident.subject, limit=500) if d.incident == incident.id]
-    wanted = dict.fromkeys(str(e.data["plan"]) for e in story if e.data.get("plan"))
-    plans = {id: plan for id in wanted if (plan := await knowledge.plan(id)) is not None}
-    approvals = {a.plan: a for a in await knowledge.approvals(limit=1000) if a.plan in plans}
-    stand = await stand_of(knowledge, incident)
-    return Case(incident, story, decisions[0] if decisions else None, plans, approvals, stand)
-
-
-def remedy(decision: Decision) -> str:
-    """What a person can do about it; empty when there is nothing to say."""
-    text = REMEDIES.get((decision.check, decision.answer.value), "")
-    if decision.check == "variety" and decision.action.startswith("notify."):
-        text = "look yourself: nothing that the daemon may do helps here"
-    if decision.check == "dependency":
-        # The sentence names it: "waits for its dependency: NAME is dead"
-        name = decision.sentence.partition("dependency: ")[2].partition(" ")[0]
-        text = text.replace("`x0tta6bl4 why` it", f"`x0tta6bl4 why {name}`") if name else text
-    if decision.check == "mode" and decision.sentence.startswith("rejected"):
-        text = "do it yourself; the plan was rejected and is not asked for again"
-    return (
-        text.replace("{action}", decision.action or "the action")
-        .replace("{plan}", decision.plan or "PLAN")
-        .replace("{subject}", decision.subject)
-        .replace("{incident}", decision.incident)
-    )
+    """With the whole story."""
+    return await case_of(knowledge, incident, time())
 
 
 # -- for programs ------------------------------------------------------------------------------------------------------
@@ -462,11 +335,9 @@ def _tell_actions(display: Display, case: Case, *, is_run: bool) -> None:
 
 def _tell_last(display: Display, case: Case, *, is_run: bool) -> None:
     incident = case.incident
-    ended = incident.closed_at if incident.closed_at is not None else incident.updated_at
     onset = case.onset
-    # A heal counts from the moment at which the signs came back; the incident stays open while they are held to it.
     well = [float(e.data["verified_at"]) for _, e in case.actions if e is not None and e.data.get("verified_at")]
-    lasted = max([at for at in well if onset <= at <= ended], default=ended) - onset
+    lasted = well_at(incident, well) - onset
     display.line(
         f"Last trouble: {incident.fault}, {incident.ended or 'closed'} after {span(lasted)}; it began "
         f"{display.when(onset)}: {incident.summary}"

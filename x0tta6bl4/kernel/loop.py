@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from x0tta6bl4.kernel.facts import (
     Severity,
     Step,
     Verdict,
+    trace_id_of,
 )
 from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
@@ -33,6 +35,7 @@ from x0tta6bl4.kernel.plugin import Advance, Alarmed, Analyzer, Planner, Situati
 from x0tta6bl4.kernel.policy import GuardPolicy
 from x0tta6bl4.kernel.respond import Catalogue, Responder, StoppedUnproved
 from x0tta6bl4.kernel.sight import Sight, View
+from x0tta6bl4.kernel.signals import Keeping
 from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.kernel.summary import describe
 from x0tta6bl4.kernel.supervise import Failure, guarded
@@ -101,6 +104,8 @@ class Turn:
     responses: tuple[str, ...] = ()
     seconds: float = 0.0
     result: str = "ok"
+    trace_id: str = ""
+    """Drawn for each turn; its durations and log lines carry it."""
 
 
 class MAPEK:
@@ -138,6 +143,13 @@ class MAPEK:
             told=self._tell,
             said=self._say,
             eased=self._wake_held,
+        )
+        self.keeping = Keeping(
+            self.parts.sight,
+            self.incidents,
+            self.parts.knowledge,
+            self.parts.clock,
+            lambda: bool(self.standing.in_treatment),
         )
         self.first_turn = asyncio.Event()
         self._status = "stopped"
@@ -192,6 +204,7 @@ class MAPEK:
                     group.create_task(self.watching.run(), name="watching"),
                     group.create_task(self._turns(), name="turns"),
                     group.create_task(self._notice(), name="notice"),
+                    group.create_task(self.keeping.run(), name="signals"),
                 ]
                 if self.parts.schedule is not None:
                     self.parts.schedule.every(self.interval, self._due)
@@ -205,6 +218,7 @@ class MAPEK:
                 # What is only being proved is left as an intent without an outcome, which the next life looks at.
                 self.responder.stopping.set()
                 await asyncio.gather(*self._treated.values(), return_exceptions=True)
+                await self.keeping.keep_all()
                 beside[0].cancel()
         finally:
             self._group = None
@@ -233,6 +247,7 @@ class MAPEK:
                     await self._take_up(left)
                 turn = await self._turn(scope, "call")
                 await asyncio.gather(*self._treated.values(), return_exceptions=True)
+                await self.keeping.keep_all()
             finally:
                 self._group = None
                 self._close_timers()
@@ -253,6 +268,8 @@ class MAPEK:
             if wall - (i.closed_at or 0.0) < REOPEN
         ]
         self.incidents.load(await knowledge.open_incidents(), closed)
+        for incident in self.incidents.open:
+            self.keeping.opened(incident)
         self.parts.planner.adopt(await knowledge.books())
         await knowledge.keep_books(self.parts.planner.books())
         self.guard.ledger = Ledger(await knowledge.actions_since(wall - 86400.0))
@@ -390,7 +407,7 @@ class MAPEK:
             number = self.cycle_count
             thread = f"cycle-{number}"
             self.lifecycle.transition_to(State.PROCESSING, trigger)
-            draft = Turn(number, trigger, scope)
+            draft = Turn(number, trigger, scope, trace_id=os.urandom(16).hex())
             try:
                 async with asyncio.timeout(self.timeout) as limit:
                     draft = await self._phases(draft, thread)
@@ -399,7 +416,10 @@ class MAPEK:
                     raise
                 self.timeouts += 1
                 draft = replace(draft, result="timeout")
-                log.error("the turn took too long and was cut off", extra={"cycle": number, "timeout": self.timeout})
+                log.error(
+                    "the turn took too long and was cut off",
+                    extra={"cycle": number, "timeout": self.timeout, "trace_id": draft.trace_id},
+                )
                 self.lifecycle.transition_to(State.PROCESSING, trigger)
                 self.lifecycle.transition_to(State.ERROR, f"longer than {self.timeout:g} s")
             self._came_to_rest()
@@ -410,7 +430,12 @@ class MAPEK:
             if scope is None:
                 self.first_turn.set()
             self.parts.meter.count("x0tta6bl4_mapek_cycles_total", trigger=trigger, result=turn.result)
-            self.parts.meter.observe("x0tta6bl4_mapek_cycle_duration_seconds", turn.seconds, phase="total")
+            self.parts.meter.observe(
+                "x0tta6bl4_mapek_cycle_duration_seconds",
+                turn.seconds,
+                exemplar={"trace_id": turn.trace_id},
+                phase="total",
+            )
             if self.parts.flags.is_enabled("monitoring_verbose"):
                 log.info(
                     "turn",
@@ -419,6 +444,7 @@ class MAPEK:
                         "trigger": trigger,
                         "findings": len(turn.findings),
                         "seconds": round(turn.seconds, 4),
+                        "trace_id": turn.trace_id,
                     },
                 )
             return turn
@@ -503,8 +529,9 @@ class MAPEK:
         mark("knowledge", at)
         for subject, when in changes.wake_at.items():
             self.wake_at(subject, when)
+        trace = {"trace_id": draft.trace_id}
         for phase, seconds in timed.items():
-            parts.meter.observe("x0tta6bl4_mapek_cycle_duration_seconds", seconds, phase=phase)
+            parts.meter.observe("x0tta6bl4_mapek_cycle_duration_seconds", seconds, exemplar=trace, phase=phase)
         return replace(draft, findings=tuple(findings), decisions=tuple(drafts), responses=tuple(responses))
 
     async def _analyze(self, view: View) -> list[Finding]:
@@ -910,7 +937,11 @@ class MAPEK:
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
         for incident in opened:
             self.parts.meter.count("x0tta6bl4_incidents_opened_total", fault=incident.fault)
-            self.parts.meter.observe("x0tta6bl4_time_to_detect_seconds", max(0.0, wall - incident.onset_at))
+            self.parts.meter.observe(
+                "x0tta6bl4_time_to_detect_seconds",
+                max(0.0, wall - incident.onset_at),
+                exemplar={"trace_id": trace_id_of(incident.id)},
+            )
             log.warning(
                 "incident opened" if not incident.reopened else "incident opened again",
                 extra={
@@ -925,6 +956,7 @@ class MAPEK:
                 incident.subject,
                 {"incident": incident.id, "state": "open", "fault": incident.fault, "summary": incident.summary},
             )
+            self.keeping.opened(incident)
         unlearnt, self._unlearnt = self._unlearnt | {i.fault for i in (*opened, *closed)}, set()
         await self._learn(unlearnt)
         self._unsaved |= {incident.id: incident for incident in (*opened, *changed, *closed)}
@@ -951,7 +983,6 @@ class MAPEK:
                 self.wake({i.subject for i in self.incidents.open if i.id == expired.incident})
             if self.cycle_count % 60 == 1:
                 await self._retain(wall)
-        self.parts.meter.set("x0tta6bl4_incidents_open", float(len(self.incidents.open)))
 
     async def _save(self, incidents: Sequence[Incident]) -> None:
         """Together, for a commit costs more than what is in it; each by itself where one of them is refused."""
@@ -986,6 +1017,7 @@ class MAPEK:
     def _closed(self, incident: Incident) -> None:
         self.parts.meter.count("x0tta6bl4_incidents_closed_total", fault=incident.fault, ended=incident.ended)
         self._told_decisions.pop(incident.id, None)
+        self.keeping.closed(incident)
         log.info(
             "incident closed",
             extra={

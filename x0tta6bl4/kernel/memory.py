@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal, Protocol
@@ -194,6 +194,61 @@ class Trial:
     """Incidents of other subjects that began during it, during no other try, and did not pass by themselves."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which incidents are asked for. What is None is not asked about."""
+
+    states: frozenset[IncidentState] | None = None
+    subject: str | None = None
+    fault: str | None = None
+    severity: Severity | None = None
+    since: float | None = None
+    """Opened at that time or later."""
+    until: float | None = None
+    """Opened before that time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Milestones:
+    """Moments of an incident that stand beside it, and not in it."""
+
+    found_at: float | None = None
+    """When an analyzer first said so."""
+    verified_at: tuple[float, ...] = ()
+    """When the healthy signs came back after something that was done about it, in order of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How one incident went, in the few numbers that sums are made of."""
+
+    id: str
+    fault: str
+    state: IncidentState
+    ended: str
+    opened_at: float
+    found_at: float | None
+    onset_at: float
+    """Of the latest bout; when it was opened, where there was but one."""
+    verified_at: float | None
+    """When the latest bout was proved to be over by what was done about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """An action with what people ask about it afterwards."""
+
+    record: ActionRecord
+    plan: str
+    rule: str
+    detail: str
+    """How it ended, in words; empty while it is under way."""
+    verified_at: float | None
+
+
+Place = tuple[float, str]
+"""Where something stands in an order that nothing later changes: its time, then its id."""
+
 Opinion = Literal["helped", "useless", "harmful"]
 
 
@@ -219,6 +274,16 @@ class Suggestion:
     """What was done about it after all."""
     opinions: tuple[Opinion, ...] = ()
     """What people said of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What one series said round an incident, for a chart: thinned, but with its extremes."""
+
+    subject: str
+    metric: str
+    points: tuple[tuple[float, float], ...]
+    """Wall-clock seconds and a finite value, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +319,12 @@ class Knowledge(Protocol):
         """Whether another process has written since the last call. Costs microseconds; for asking each second."""
         ...
 
+    def version(self) -> tuple[int, int]:
+        """While it stays the same, so does everything that is remembered. Costs microseconds; for asking before each
+        reading. See ``Database.version``.
+        """
+        ...
+
     async def save_incident(self, incident: Incident, moves: Sequence[Move] = ()) -> None:
         """With the moves of its runbook that led there, and without the messages that they consumed, in one
         transaction. A move that is there already stays as it is; another one of the same number is a StoreError.
@@ -276,8 +347,38 @@ class Knowledge(Protocol):
         """Newest first. ``before``: the id of the last one of the page before."""
         ...
 
+    async def find_incidents(
+        self, wanted: Wanted, *, limit: int, before: Place | None = None, without: Collection[str] = ()
+    ) -> list[Incident]:
+        """Newest first, by opening and then by id. ``before``: the place of the last one of the page before; an
+        incident keeps its place for ever. ``without``: ids of those that the caller knows better.
+        """
+        ...
+
+    async def incident_ids(self, part: str = "", limit: int = 10_000) -> list[str]:
+        """The ids that have this as a part of them, newest first."""
+        ...
+
+    async def incident_subjects(self) -> list[str]:
+        """Everything that ever had an incident, as far as is remembered."""
+        ...
+
+    async def milestones(self, incidents: Sequence[str]) -> Mapping[str, Milestones]:
+        """Of each of these incidents, also of those that nothing is known of."""
+        ...
+
+    async def courses(self, since: float, *, limit: int, before: Place | None = None) -> list[Course]:
+        """Of the incidents that were opened since, newest first, as ``find_incidents`` orders them."""
+        ...
+
     async def closed_since(self, subject: str, fault: str, at: float) -> Incident | None:
         """The one that was closed last, at that time or later: what a relapse reopens."""
+        ...
+
+    async def closed_last(self, subject: str) -> Incident | None:
+        """The one about this subject that was closed last. Not the one opened last: an older one may have come back
+        since.
+        """
         ...
 
     async def save_incidents(self, changed: Sequence[tuple[Incident, Sequence[Move]]]) -> None:
@@ -313,6 +414,10 @@ class Knowledge(Protocol):
     async def save_plan(self, plan: Plan) -> None: ...
 
     async def plan(self, id: str) -> Plan | None: ...
+
+    async def plans(self, incident: str, limit: int | None = None) -> list[Plan]:
+        """The latest so many about an incident that were begun or that a person was asked about, oldest first."""
+        ...
 
     async def record_intent(
         self,
@@ -350,6 +455,17 @@ class Knowledge(Protocol):
         """Every action that was begun or has ended since, or has not ended; in the order they were begun."""
         ...
 
+    async def deeds(self, subject: str | None = None, *, limit: int, before: Place | None = None) -> list[Deed]:
+        """Actions about a subject or on it as a target, or all, newest first, by beginning and then by id of the step.
+
+        ``before``: the place of the last one of the page before.
+        """
+        ...
+
+    async def results(self, since: float) -> Mapping[Result | None, int]:
+        """How many actions that were begun since ended how; None: not yet."""
+        ...
+
     async def record_decision(self, plan: Plan, step: Step, verdict: Verdict, wall: float) -> bool:
         """False, and nothing is written, when it says the same of the same action as the incident's latest one."""
         ...
@@ -358,12 +474,28 @@ class Knowledge(Protocol):
         """Newest first."""
         ...
 
+    async def latest_decisions(self, incidents: Sequence[str]) -> Mapping[str, Decision]:
+        """Incident -> what was decided about it last; without those about which nothing was."""
+        ...
+
     async def history(self, subject: str, limit: int = 100) -> list[Entry]:
         """The latest so many entries about a subject, in order of time."""
         ...
 
-    async def story(self, incident: str) -> list[Entry]:
-        """Everything about an incident, in order of time; empty when there is none of that id."""
+    async def story(self, incident: str, latest: int | None = None) -> list[Entry]:
+        """Everything about an incident, in order of time; empty when there is none of that id. ``latest``: of each
+        kind only so many rows, the latest.
+        """
+        ...
+
+    async def keep_signals(self, incident: str, signals: Sequence[Signal]) -> None:
+        """In place of those that are kept of it. Nothing is when there is no incident of that id. Kept to the
+        millisecond, what is no whole number to six digits, and all of it for as long as the incident is.
+        """
+        ...
+
+    async def signals(self, incident: str) -> list[Signal]:
+        """As they were kept, in that order."""
         ...
 
     async def trials(self, fault: str, since: float, limit: int = 500) -> list[Trial]:
@@ -432,7 +564,9 @@ class Knowledge(Protocol):
         """
         ...
 
-    async def approvals(self, state: ApprovalState | None = None, limit: int = 100) -> list[Approval]:
+    async def approvals(
+        self, state: ApprovalState | None = None, limit: int = 100, incident: str | None = None
+    ) -> list[Approval]:
         """Newest first."""
         ...
 

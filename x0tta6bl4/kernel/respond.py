@@ -22,6 +22,7 @@ from x0tta6bl4.kernel.facts import (
     Step,
     Verdict,
     shown,
+    trace_id_of,
 )
 from x0tta6bl4.kernel.guard import Case, Guard, decision
 from x0tta6bl4.kernel.incidents import Incidents
@@ -278,6 +279,7 @@ class Responder:
             self._meter.observe(
                 "x0tta6bl4_self_healing_mttr_seconds",
                 max(0.0, (outcome.verified_at or self._clock.wall()) - incident.onset_at),
+                exemplar={"trace_id": trace_id_of(incident.id)},
                 fault=incident.fault,
             )
         return advance

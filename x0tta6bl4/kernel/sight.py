@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from x0tta6bl4.kernel.facts import Condition, Observation, Occurrence
 from x0tta6bl4.kernel.subjects import Subject, subject_of
+from x0tta6bl4.kernel.traces import Trace, Traces
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 RECENT = 200
@@ -32,6 +33,8 @@ class _Latest:
     asked: float
     """When the look began: an answer to a question asked before an action proves nothing about after it."""
     streak: Streak | None
+    trace: Trace | None
+    """What it said in the last minutes; None when there are too many series for it to have one."""
 
 
 class Sight:
@@ -48,6 +51,7 @@ class Sight:
         self._listeners: dict[str, asyncio.Event] = {}
         self._acting: set[str] = set()
         self._anew: dict[str, float] = {}
+        self._traces = Traces()
         self._alarms: dict[str, dict[str, list[Condition]]] = {}
         self.recent: list[Occurrence] = []
 
@@ -68,13 +72,17 @@ class Sight:
                 row = by_metric[metric] = {}
             latest = row.get(subject)
             if latest is None:
-                latest = row[subject] = _Latest(seen, now, asked, None)
+                trace = self._traces.begin((subject, metric), subject in self.subjects, now)
+                latest = row[subject] = _Latest(seen, now, asked, None, trace)
             elif asked < latest.asked:
                 continue  # looks overlap: a later question was answered already, and this is older news
             else:
                 latest.observation = seen
                 latest.at = now
                 latest.asked = asked
+                trace = latest.trace
+            if trace is not None:
+                trace.take(now, seen.value)
             if listeners and (heard := listeners.get(subject)) is not None:
                 heard.set()
             if not metric.endswith("_up"):
@@ -166,8 +174,10 @@ class Sight:
             self.subjects.pop(name, None)
             self._acted.pop(name, None)
             self._anew.pop(name, None)
-            for row in self._by_metric.values():
-                row.pop(name, None)
+            for metric, row in self._by_metric.items():
+                gone = row.pop(name, None)
+                if gone is not None and gone.trace is not None:
+                    self._traces.end((name, metric), gone.trace)
 
     def latest(self, subject: str, metric: str) -> Observation | None:
         found = self._by_metric.get(metric, {}).get(subject)
@@ -176,6 +186,10 @@ class Sight:
     def streak(self, subject: str, metric: str) -> Streak | None:
         found = self._by_metric.get(metric, {}).get(subject)
         return found.streak if found else None
+
+    def trace(self, subject: str, metric: str) -> Trace | None:
+        found = self._by_metric.get(metric, {}).get(subject)
+        return found.trace if found else None
 
     def of_metric(self, metric: str) -> Iterator[Observation]:
         for latest in self._by_metric.get(metric, {}).values():

@@ -4,8 +4,10 @@ import hashlib
 import json
 import secrets
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import accumulate, pairwise
+from math import isfinite
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -34,18 +36,24 @@ from x0tta6bl4.kernel.memory import (
     Approval,
     ApprovalState,
     AuditRow,
+    Course,
     Decision,
+    Deed,
     Encoder,
     Entry,
     Feedback,
     Imported,
     Kept,
+    Milestones,
     Pause,
+    Place,
     Retained,
+    Signal,
     SubjectState,
     Suggestion,
     Trial,
     Unfinished,
+    Wanted,
     evidence_of,
     finding_from,
     incident_from,
@@ -75,7 +83,7 @@ who depend on what is restarted notice, and recover."""
 FOREVER = 4102444800.0
 """The year 2100, for pauses without an end: a moment that every calendar and every file can express."""
 
-FORMAT = 2
+FORMAT = 3
 """The form of an export. Rises when an older reader would misunderstand a newer file; older files are read."""
 HEAD, ANCHOR = "audit.head", "audit.anchor"
 GENESIS = "0" * 64
@@ -151,6 +159,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "why",
         "at",
     ),
+    "signals": ("incident", "subject", "metric", "body"),
     "flags": ("name", "value", "who", "at"),
     "pauses": ("id", "target", "kind", "reason", "who", "since", "until"),
     "subjects": ("name", "state", "since", "summary", "at"),
@@ -158,7 +167,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "audit": ("seq", "at", "who", "what", "data", "previous", "hash"),
 }
 """What an export holds, in its order. Decisions leave out their number: it has a meaning in one store only."""
-OF_INCIDENT = ("findings", "plans", "steps", "moves", "inbox", "decisions", "approvals", "feedback")
+OF_INCIDENT = ("findings", "plans", "steps", "moves", "inbox", "decisions", "approvals", "feedback", "signals")
 """The tables that belong to an incident, by their column of that name."""
 OURS_STAY = ("epochs", "subjects", "state", "books")
 """What a daemon writes before anybody tells it anything; at an import into an otherwise empty store ours goes first."""
@@ -171,7 +180,7 @@ class Config(PluginConfig):
     """
     Days that closed incidents, and the audit trail, are kept.
 
-    Higher answers `why` for longer and makes the file larger, by some 10 kB an incident. Budgets look back one day,
+    Higher answers `why` for longer and makes the file larger, by some 25 kB an incident. Budgets look back one day,
     so it cannot be lower than that.
     """
     max_incidents: int = Field(default=10_000, ge=100)
@@ -209,6 +218,9 @@ class SqliteKnowledge:
     def changed_by_others(self) -> bool:
         return self._database.changed_by_others()
 
+    def version(self) -> tuple[int, int]:
+        return self._database.version()
+
     # Incidents
 
     async def save_incident(self, incident: Incident, moves: Sequence[Move] = ()) -> None:
@@ -231,13 +243,17 @@ class SqliteKnowledge:
         return _incident(*rows[0]) if rows else None
 
     async def moves(self, incident: str) -> list[Move]:
+        return await self._moves(incident, -1)
+
+    async def _moves(self, incident: str, latest: int) -> list[Move]:
         rows = await self._database.read(
-            f"SELECT {', '.join(TABLES['moves'])} FROM moves WHERE incident = ? ORDER BY number",  # noqa: S608 ours
-            (incident,),
+            f"SELECT {', '.join(TABLES['moves'])} FROM moves WHERE incident = ?"  # noqa: S608 ours
+            " ORDER BY number DESC LIMIT ?",
+            (incident, latest),
         )
         return [
             Move(id, number, at, event, _parsed(data), invocation, message, tuple(states.split()), bool(taken), effects)
-            for id, number, at, event, data, invocation, message, states, taken, said in rows
+            for id, number, at, event, data, invocation, message, states, taken, said in reversed(rows)
             for effects in (tuple(_parsed(said)),)
         ]
 
@@ -294,11 +310,69 @@ class SqliteKnowledge:
         )
         return [_incident(*row) for row in rows]
 
+    async def find_incidents(
+        self, wanted: Wanted, *, limit: int, before: Place | None = None, without: Collection[str] = ()
+    ) -> list[Incident]:
+        asked = _conditions(wanted)
+        if before is not None:
+            asked.append(("(opened_at, id) < (?, ?)", before))
+        if without:
+            asked.append(("id NOT IN (SELECT value FROM json_each(?))", (_json(sorted(without)),)))
+        where = " AND ".join(["1", *(condition for condition, _ in asked)])
+        # Left to itself, SQLite walks through all incidents in the wanted order rather than sort the few open ones.
+        is_open = wanted.states is not None and IncidentState.CLOSED not in wanted.states
+        index = "INDEXED BY incidents_open" if is_open else ""
+        rows = await self._database.read(
+            f"SELECT body, place FROM incidents {index} WHERE {where}"  # noqa: S608 all of it is ours
+            " ORDER BY opened_at DESC, id DESC LIMIT ?",
+            (*(value for _, values in asked for value in values), limit),
+        )
+        return [_incident(*row) for row in rows]
+
+    async def incident_ids(self, part: str = "", limit: int = 10_000) -> list[str]:
+        rows = await self._database.read(
+            "SELECT id FROM incidents WHERE instr(id, ?) ORDER BY opened_at DESC, id DESC LIMIT ?", (part, limit)
+        )
+        return [id for (id,) in rows]
+
+    async def incident_subjects(self) -> list[str]:
+        return [name for (name,) in await self._database.read("SELECT DISTINCT subject FROM incidents ORDER BY 1")]
+
+    async def milestones(self, incidents: Sequence[str]) -> Mapping[str, Milestones]:
+        wanted = (_json(incidents),)
+        findings = await self._database.read(
+            "SELECT incident, min(first_at) FROM findings"
+            " WHERE incident IN (SELECT value FROM json_each(?)) GROUP BY incident",
+            wanted,
+        )
+        found: dict[str, float] = {id: at for id, at in findings}  # noqa: C416 a row may have any number of columns
+        verified: dict[str, list[float]] = {}
+        for id, at in await self._database.read(
+            "SELECT incident, verified_at FROM steps WHERE incident IN (SELECT value FROM json_each(?))"
+            " AND verified_at IS NOT NULL ORDER BY verified_at",
+            wanted,
+        ):
+            verified.setdefault(id, []).append(at)
+        return {id: Milestones(found.get(id), tuple(verified.get(id, ()))) for id in incidents}
+
+    async def courses(self, since: float, *, limit: int, before: Place | None = None) -> list[Course]:
+        at, id = before or (FOREVER, "")
+        rows = await self._database.read(_COURSES, (since, at, id, limit))
+        return [Course(id, fault, IncidentState(state), *more) for id, fault, state, *more in rows]
+
     async def closed_since(self, subject: str, fault: str, at: float) -> Incident | None:
         rows = await self._database.read(
             "SELECT body, place FROM incidents WHERE state = 'closed' AND subject = ? AND fault = ? AND closed_at >= ?"
             " ORDER BY closed_at DESC LIMIT 1",
             (subject, fault, at),
+        )
+        return _incident(*rows[0]) if rows else None
+
+    async def closed_last(self, subject: str) -> Incident | None:
+        rows = await self._database.read(
+            "SELECT body, place FROM incidents WHERE state = 'closed' AND subject = ?"
+            " ORDER BY closed_at DESC, opened_at DESC, id DESC LIMIT 1",
+            (subject,),
         )
         return _incident(*rows[0]) if rows else None
 
@@ -332,6 +406,13 @@ class SqliteKnowledge:
     async def plan(self, id: str) -> Plan | None:
         rows = await self._database.read("SELECT body FROM plans WHERE id = ?", (id,))
         return plan_from(_parsed(rows[0][0])) if rows else None
+
+    async def plans(self, incident: str, limit: int | None = None) -> list[Plan]:
+        rows = await self._database.read(
+            "SELECT body FROM plans WHERE incident = ? ORDER BY at DESC, rowid DESC LIMIT ?",
+            (incident, -1 if limit is None else limit),
+        )
+        return [plan_from(_parsed(body)) for (body,) in reversed(rows)]
 
     async def record_intent(
         self,
@@ -410,28 +491,33 @@ class SqliteKnowledge:
 
     async def actions_since(self, wall: float) -> list[ActionRecord]:
         rows = await self._database.read(
-            "SELECT id, subject, target, action, intent_at, ended_at, result, incident, rung, target_group, disruptive,"
-            " coalesce(json_extract(outcome, '$.unknown'), 0)"
-            " FROM steps WHERE intent_at >= ? OR ended_at >= ? OR result IS NULL ORDER BY intent_at, rowid",
+            f"SELECT {_ACTION} FROM steps WHERE intent_at >= ? OR ended_at >= ? OR result IS NULL"  # noqa: S608 ours
+            " ORDER BY intent_at, rowid",
             (wall, wall),
         )
+        return [_action(row) for row in rows]
+
+    async def deeds(self, subject: str | None = None, *, limit: int, before: Place | None = None) -> list[Deed]:
+        asked: list[tuple[str, Sequence[Any]]] = []
+        if subject is not None:
+            asked.append(("(subject = ? OR target = ?)", (subject, subject)))
+        if before is not None:
+            asked.append(("(intent_at, id) < (?, ?)", before))
+        where = " AND ".join(["1", *(condition for condition, _ in asked)])
+        rows = await self._database.read(
+            f"SELECT plan, rule, coalesce(json_extract(outcome, '$.detail'), ''), verified_at, {_ACTION}"  # noqa: S608
+            f" FROM steps WHERE {where} ORDER BY intent_at DESC, id DESC LIMIT ?",
+            (*(value for _, values in asked for value in values), limit),
+        )
         return [
-            ActionRecord(
-                id,
-                subject,
-                target,
-                action,
-                at,
-                ended_at,
-                None if result is None else Result(result),
-                incident,
-                rung,
-                group,
-                bool(disruptive),
-                bool(unknown),
-            )
-            for id, subject, target, action, at, ended_at, result, incident, rung, group, disruptive, unknown in rows
+            Deed(_action(row), plan, rule, str(detail), verified_at) for plan, rule, detail, verified_at, *row in rows
         ]
+
+    async def results(self, since: float) -> Mapping[Result | None, int]:
+        rows = await self._database.read(
+            "SELECT result, count(*) FROM steps WHERE intent_at >= ? GROUP BY result", (since,)
+        )
+        return {None if result is None else Result(result): count for result, count in rows}
 
     async def record_decision(self, plan: Plan, step: Step, verdict: Verdict, wall: float) -> bool:
         said = (step.action, _text(step.target), verdict.check, str(verdict.answer), _text(verdict.sentence))
@@ -460,15 +546,12 @@ class SqliteKnowledge:
         return await self._database.write(record)
 
     async def decisions(self, subject: str, limit: int = 100) -> list[Decision]:
-        rows = await self._database.read(
-            'SELECT subject, incident, plan, step, "check", answer, sentence, until, at, action, target FROM decisions'
-            " WHERE subject = ? ORDER BY id DESC LIMIT ?",
-            (subject, limit),
-        )
-        return [
-            Decision(who, incident, plan, step, check, Answer(answer), sentence, until, at, action, target)
-            for who, incident, plan, step, check, answer, sentence, until, at, action, target in rows
-        ]
+        rows = await self._database.read(_DECISION + " WHERE subject = ? ORDER BY id DESC LIMIT ?", (subject, limit))
+        return [_decision(row) for row in rows]
+
+    async def latest_decisions(self, incidents: Sequence[str]) -> Mapping[str, Decision]:
+        rows = await self._database.read(_DECISION + _LATEST, (_json(incidents),))
+        return {found.incident: found for found in map(_decision, rows)}
 
     # Looking back
 
@@ -482,9 +565,9 @@ class SqliteKnowledge:
         }
         return (await self._entries(subject, "subject = ?1", where, limit))[-limit:]
 
-    async def story(self, incident: str) -> list[Entry]:
+    async def story(self, incident: str, latest: int | None = None) -> list[Entry]:
         where = {"incidents": "id = ?1", "moves": "incident = ?1"}
-        return await self._entries(incident, "incident = ?1", where, -1)
+        return await self._entries(incident, "incident = ?1", where, -1 if latest is None else latest)
 
     async def _entries(self, value: str, usual: str, where: Mapping[str, str], limit: int) -> list[Entry]:
         """Each table's latest ``limit`` (all: -1), told in order of time; at the same moment, in order of cause."""
@@ -587,11 +670,27 @@ class SqliteKnowledge:
                     },
                 )
         if "moves" in where:
-            for move in await self.moves(value):
+            for move in await self._moves(value, limit):
                 # What is answered follows its outcome; everything else comes before what is planned because of it.
                 order = _ORDER.index("outcome" if move.invocation else "moved") + 0.5
                 add(move.at, "moved", _move_in_words(move), _told_of(move), order)
         return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])]
+
+    async def keep_signals(self, incident: str, signals: Sequence[Signal]) -> None:
+        rows = [(incident, signal.subject, signal.metric, _signal_body(signal.points)) for signal in signals]
+
+        def keep(tx: Transaction) -> None:
+            if tx.query("SELECT 1 FROM incidents WHERE id = ?", (incident,)):
+                tx.execute("DELETE FROM signals WHERE incident = ?", (incident,))
+                _insert(tx, "signals", rows)
+
+        await self._database.write(keep)
+
+    async def signals(self, incident: str) -> list[Signal]:
+        rows = await self._database.read(
+            "SELECT subject, metric, body FROM signals WHERE incident = ? ORDER BY rowid", (incident,)
+        )
+        return [Signal(subject, metric, _signal_points(_parsed(body))) for subject, metric, body in rows]
 
     # What helped, and what would have
 
@@ -822,9 +921,13 @@ class SqliteKnowledge:
 
         return await self._database.write(answer)
 
-    async def approvals(self, state: ApprovalState | None = None, limit: int = 100) -> list[Approval]:
+    async def approvals(
+        self, state: ApprovalState | None = None, limit: int = 100, incident: str | None = None
+    ) -> list[Approval]:
+        of_one = " AND incident = ?" if incident is not None else ""
         rows = await self._database.read(
-            _APPROVAL + " WHERE state = coalesce(?, state) ORDER BY at DESC, rowid DESC LIMIT ?", (state, limit)
+            _APPROVAL + f" WHERE state = coalesce(?, state){of_one} ORDER BY at DESC, rowid DESC LIMIT ?",
+            (state, *([incident] if incident is not None else ()), limit),
         )
         return [_approval(row) for row in rows]
 
@@ -992,6 +1095,25 @@ _SUGGESTED = (
     " ((decisions.\"check\" = 'mode' AND decisions.sentence LIKE '% is in mode suggest: would do %')"
     " OR decisions.\"check\" = 'allowlist') ORDER BY decisions.at DESC, decisions.id DESC LIMIT ?"
 )
+_ACTION = (
+    "id, subject, target, action, intent_at, ended_at, result, incident, rung, target_group, disruptive,"
+    " coalesce(json_extract(outcome, '$.unknown'), 0)"
+)
+_DECISION = 'SELECT subject, incident, plan, step, "check", answer, sentence, until, at, action, target FROM decisions'
+_LATEST = (
+    " WHERE id IN (SELECT max(id) FROM decisions WHERE incident IN (SELECT value FROM json_each(?)) GROUP BY incident)"
+)
+# What was verified in an earlier bout says nothing of how long the latest one lasted.
+_COURSES = (
+    "SELECT id, fault, state, ended, opened_at,"
+    " (SELECT min(first_at) FROM findings WHERE incident = told.id), onset_at,"
+    " (SELECT max(verified_at) FROM steps WHERE incident = told.id"
+    " AND verified_at BETWEEN told.onset_at AND coalesce(told.closed_at, verified_at))"
+    " FROM (SELECT id, fault, state, json_extract(body, '$.ended') AS ended, opened_at, closed_at,"
+    " coalesce(nullif(json_extract(body, '$.onset_at'), 0), opened_at) AS onset_at"
+    " FROM incidents WHERE opened_at >= ? AND (opened_at, id) < (?, ?) ORDER BY opened_at DESC, id DESC LIMIT ?)"
+    " AS told"
+)
 _ORDER = ("opened", "found", "moved", "planned", "decided", "approval", "intent", "outcome", "closed")
 _OURS = "this is the daemon's own mistake: please report it"
 _APPROVAL = "SELECT plan, state, who, why, at, expires, incident FROM approvals"
@@ -1017,6 +1139,26 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise StoreError(f"a row of the knowledge store cannot be read: {error}: {text[:80]!r}") from error
+
+
+def _signal_body(points: Sequence[tuple[float, float]]) -> str:
+    # Numbers as short as a chart needs them: they are most of what is kept of an incident.
+    times = [round(at * 1000) for at, _ in points]
+    after = [later - before for before, later in pairwise(times)]
+    values = ",".join([f"{value:.0f}" if value.is_integer() else f"{value:.6g}" for _, value in points])
+    return f"[{times[0] if times else 0},[{','.join(map(str, after))}],[{values}]]"
+
+
+def _signal_points(parsed: Any) -> tuple[tuple[float, float], ...]:
+    first, after, values = parsed
+    times = accumulate(after, initial=first) if values else ()
+    try:
+        points = tuple((at / 1000, float(value)) for at, value in zip(times, values, strict=True))
+    except OverflowError as error:
+        raise ValueError("no chart has room for such a number") from error
+    if not all(isfinite(at) and isfinite(value) for at, value in points):
+        raise ValueError("a point of a chart is no number")
+    return points
 
 
 def _told_of(move: Move) -> Attributes:
@@ -1248,6 +1390,49 @@ def _is_its_doing(trial: Trial, at: float, subject: str, acted: Iterable[Row]) -
     return subject not in mine and all(id == trial.incident for _, id in meanwhile)
 
 
+def _conditions(wanted: Wanted) -> list[tuple[str, Sequence[Any]]]:
+    """Of SQL over the table of incidents, with the values in them."""
+    told: list[tuple[str, Sequence[Any]]] = []
+    if wanted.states is not None:
+        if IncidentState.CLOSED not in wanted.states:
+            told.append(("state <> 'closed'", ()))  # in the words of the index
+        if wanted.states != frozenset(IncidentState) - {IncidentState.CLOSED}:
+            told.append(("state IN (SELECT value FROM json_each(?))", (_json(sorted(wanted.states)),)))
+    for condition, value in (
+        ("subject = ?", wanted.subject),
+        ("fault = ?", wanted.fault),
+        ("json_extract(body, '$.severity') = ?", wanted.severity),
+        ("opened_at >= ?", wanted.since),
+        ("opened_at < ?", wanted.until),
+    ):
+        if value is not None:
+            told.append((condition, (plain(value),)))
+    return told
+
+
+def _action(row: Sequence[Any]) -> ActionRecord:
+    id, subject, target, action, at, ended_at, result, incident, rung, group, disruptive, unknown = row
+    return ActionRecord(
+        id,
+        subject,
+        target,
+        action,
+        at,
+        ended_at,
+        None if result is None else Result(result),
+        incident,
+        rung,
+        group,
+        bool(disruptive),
+        bool(unknown),
+    )
+
+
+def _decision(row: Row) -> Decision:
+    subject, incident, plan, step, check, answer, sentence, until, at, action, target = row
+    return Decision(subject, incident, plan, step, check, Answer(answer), sentence, until, at, action, target)
+
+
 def _approval(row: Row) -> Approval:
     return Approval(*row)
 
@@ -1404,7 +1589,7 @@ def _read_export(lines: Iterable[str]) -> tuple[Link, dict[str, list[Row]], Link
             if anchor is None:
                 if kind != "x0tta6bl4.knowledge":
                     raise StoreError("this is no export of the knowledge store", remedy=_EXPORT)
-                if told["version"] not in (1, FORMAT):
+                if told["version"] not in range(1, FORMAT + 1):
                     raise StoreError(
                         f"the export has version {told['version']!r}; this daemon reads {FORMAT}",
                         remedy="import it with the version of the daemon that wrote it, or a newer one",
@@ -1436,6 +1621,7 @@ _READERS: Mapping[tuple[str, str], Callable[[Any], object]] = {
     ("plans", "body"): plan_from,
     ("steps", "step"): step_from,
     ("steps", "outcome"): outcome_from,
+    ("signals", "body"): _signal_points,
 }
 
 

@@ -3,19 +3,17 @@
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    # At run time it is imported by the Metrics that count: it costs 5 MiB, and a loop that nobody scrapes needs none.
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-    from prometheus_client.metrics_core import Metric
-
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
-Kind = Literal["counter", "gauge", "histogram"]
+from x0tta6bl4.kernel.supervise import Failure, guarded_call
+from x0tta6bl4.observability import exposition
+from x0tta6bl4.observability.exposition import OPENMETRICS, TEXT, Kind
+from x0tta6bl4.observability.process import OwnProcess, Samples
 
 LABEL_LENGTH = 200
 """Characters of a label's value; a longer one is cut."""
@@ -62,7 +60,7 @@ METRICS: tuple[Declared, ...] = (
         "x0tta6bl4_plugin_failures_total", "counter", "Failures of a plugin, by kind.", ("instance", "kind"), most=2000
     ),
     Declared("x0tta6bl4_findings_total", "counter", "Judgements that a subject has a fault.", ("fault",)),
-    Declared("x0tta6bl4_incidents_open", "gauge", "Incidents that are not closed."),
+    Declared("x0tta6bl4_incidents_open", "gauge", "Incidents that are not closed, by severity.", ("severity",)),
     Declared("x0tta6bl4_incidents_opened_total", "counter", "Incidents opened.", ("fault",)),
     Declared("x0tta6bl4_incidents_closed_total", "counter", "Incidents closed, by how they ended.", ("fault", "ended")),
     Declared(
@@ -72,6 +70,14 @@ METRICS: tuple[Declared, ...] = (
         ("action", "result"),
     ),
     Declared("x0tta6bl4_guard_decisions_total", "counter", "Answers of the guard's checks.", ("check", "answer")),
+    Declared("x0tta6bl4_approvals_waiting", "gauge", "Plans that wait for a person's answer."),
+    Declared(
+        "x0tta6bl4_budget_left",
+        "gauge",
+        "Actions that a budget still allows, by the kind of budget and whose it is.",
+        ("budget", "name"),
+        most=2000,
+    ),
     Declared(
         "x0tta6bl4_self_healing_mttr_seconds",
         "histogram",
@@ -106,37 +112,98 @@ METRICS: tuple[Declared, ...] = (
         most=200,
     ),
     Declared("x0tta6bl4_http_requests_total", "counter", "Requests to the API.", ("endpoint", "code"), most=2000),
+    Declared("x0tta6bl4_stream_readers", "gauge", "Readers of the stream of events.", ("transport",)),
+    Declared(
+        "x0tta6bl4_stream_readers_dropped_total", "counter", "Readers of the stream that were let go.", ("reason",)
+    ),
+    Declared("x0tta6bl4_sign_ins_total", "counter", "Operators' attempts to sign in, by how they ended.", ("result",)),
+    Declared("x0tta6bl4_tls_certificate_expiry_timestamp_seconds", "gauge", "When the endpoint's certificate expires."),
     Declared("x0tta6bl4_journal_writes_total", "counter", "Commits to the journal."),
+    Declared("x0tta6bl4_journal_failing", "gauge", "1 while the journal cannot be written; nothing is done then."),
+    Declared(
+        "x0tta6bl4_loop_last_progress_timestamp_seconds", "gauge", "When a turn of the loop last came to its end."
+    ),
+    Declared("x0tta6bl4_event_loop_lag_seconds", "gauge", "How much later than asked the event loop came to a timer."),
+    Declared(
+        "x0tta6bl4_condition",
+        "gauge",
+        "1 for each thing about the daemon itself that an operator should know, while it lasts.",
+        ("code", "severity"),
+    ),
     Declared("x0tta6bl4_paused", "gauge", "Pauses in force; 0 means that actions are not held."),
     Declared("x0tta6bl4_meter_errors_total", "counter", "Numbers that could not be counted as they came.", ("reason",)),
 )
 """``instance`` is a plugin's name in the configuration; when scraped it becomes ``exported_instance``."""
 
+_PROCESS: tuple[Declared, ...] = (
+    Declared(
+        "python_info",
+        "gauge",
+        "Python platform information",
+        ("implementation", "major", "minor", "patchlevel", "version"),
+    ),
+    Declared("python_gc_objects_collected_total", "counter", "Objects collected during gc", ("generation",)),
+    Declared(
+        "python_gc_objects_uncollectable_total", "counter", "Uncollectable objects found during GC", ("generation",)
+    ),
+    Declared(
+        "python_gc_collections_total", "counter", "Number of times this generation was collected", ("generation",)
+    ),
+    Declared("process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds."),
+    Declared("process_threads", "gauge", "Number of OS threads in the process."),
+    Declared("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes."),
+    Declared("process_resident_memory_bytes", "gauge", "Resident memory size in bytes."),
+    Declared("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds."),
+    Declared("process_open_fds", "gauge", "Number of open file descriptors."),
+    Declared("process_max_fds", "gauge", "Maximum number of open file descriptors."),
+)
 
 _log = logging.getLogger("x0tta6bl4.observability.metrics")
 
+Derived = Mapping[str, Mapping[str, float]]
+"""By metric: the value of each series, under the text that stands before it."""
 
-class _Family:
+
+class _Number:
+    """A series of a counter or a gauge."""
+
+    __slots__ = ("prefix", "value")
+
+    def __init__(self, declared: Declared, labelled: str) -> None:
+        self.prefix = exposition.prefix(declared.name, labelled)
+        # A page may be written between the making of a gauge's series and its first value: a zero there could alarm.
+        self.value = math.nan if declared.kind == "gauge" else 0.0
+
+
+class _Histogram:
+    """A series of a histogram."""
+
+    __slots__ = ("buckets", "counts", "exemplars", "labelled", "total")
+
+    def __init__(self, declared: Declared, labelled: str) -> None:
+        self.labelled = labelled
+        self.buckets = declared.buckets
+        self.counts = [0] * (len(declared.buckets) + 1)
+        self.total = 0.0
+        self.exemplars: dict[int, str] = {}
+        """By bucket: the latest, as it is written."""
+
+
+S = TypeVar("S", _Number, _Histogram)
+
+
+class _Family(Generic[S]):
     """A declared metric and its series. A gauge is exported from its first ``set`` on: a zero before would be a lie."""
 
-    __slots__ = ("children", "declared", "metric")
+    __slots__ = ("declared", "new", "series", "upto")
 
-    def __init__(self, declared: Declared, metric: "Counter | Gauge | Histogram | None") -> None:
+    def __init__(self, declared: Declared, new: Callable[[Declared, str], S]) -> None:
         self.declared = declared
-        self.metric = metric
-        self.children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
-
-
-class _Exported:
-    """The registry as it is written out. Creation times are left out: a second series for each, read by nobody here."""
-
-    def __init__(self, registry: "CollectorRegistry") -> None:
-        self._registry = registry
-
-    def collect(self) -> "Iterator[Metric]":
-        for metric in self._registry.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
+        self.new: Callable[[Declared, str], S] = new
+        self.series: dict[tuple[str, ...], S] = {}
+        self.upto = exposition.bounds(declared.buckets)
+        if declared.kind != "gauge" and not declared.labels:
+            self.series[()] = new(declared, "")
 
 
 class Metrics:
@@ -157,67 +224,76 @@ class Metrics:
         self.enabled = enabled
         self._strict = strict
         self._lock = threading.Lock()
-        self._families: dict[str, _Family] = {}
         self._told: set[tuple[str, str]] = set()
-        self._registry: CollectorRegistry | None = None
+        self._declared = tuple(declared) if enabled else ()
+        self._counters = {one.name: _Family(one, _Number) for one in self._declared if one.kind == "counter"}
+        self._gauges = {one.name: _Family(one, _Number) for one in self._declared if one.kind == "gauge"}
+        self._histograms = {one.name: _Family(one, _Histogram) for one in self._declared if one.kind == "histogram"}
+        self._reads: dict[str, tuple[Declared, Callable[[], Samples]]] = {}
         if enabled:
-            self._declare(declared)
+            self._process = OwnProcess()
             self.set("x0tta6bl4_build_info", 1, version=version)
 
-    def _declare(self, declared: Sequence[Declared]) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Histogram
-        from prometheus_client.platform_collector import PlatformCollector
-        from prometheus_client.process_collector import ProcessCollector
-
-        self._registry = registry = CollectorRegistry(auto_describe=False)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        for one in declared:
-            metric: Counter | Histogram | None = None
-            if one.kind == "counter":
-                metric = Counter(one.name, one.help, one.labels, registry=registry)
-            elif one.kind == "histogram":
-                metric = Histogram(one.name, one.help, one.labels, buckets=one.buckets, registry=registry)
-            self._families[one.name] = _Family(one, metric)
-
-    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
+    def count(self, name: str, amount: float = 1.0, /, **labels: str) -> None:
         if not self.enabled:
             return
         if not 0 <= amount < math.inf:
             self._problem("value", name, f"{amount!r} cannot be added to a counter")
             return
-        child = self._child("counter", name, labels)
-        if child is not None:
-            child.inc(amount)  # type: ignore[union-attr]  # _child has compared the kind
+        series = self._series(self._counters, "counter", name, labels)
+        if series is not None:
+            with self._lock:
+                series.value += amount
 
-    def observe(self, name: str, value: float, **labels: str) -> None:
+    def observe(self, name: str, value: float, /, exemplar: Mapping[str, str] | None = None, **labels: str) -> None:
+        """The latest exemplar of each bucket is kept; only OpenMetrics has a place for it."""
         if not self.enabled:
             return
-        if not math.isfinite(value):
+        if not 0 <= value < math.inf:  # all of them measure times, and a sum that falls is no counter
             self._problem("value", name, f"{value!r} is no measurement")
             return
-        child = self._child("histogram", name, labels)
-        if child is not None:
-            child.observe(value)  # type: ignore[union-attr]  # _child has compared the kind
+        series = self._series(self._histograms, "histogram", name, labels)
+        if series is None:
+            return
+        at = bisect_left(series.buckets, value)
+        text = self._exemplar(name, exemplar, value) if exemplar else ""
+        with self._lock:
+            series.counts[at] += 1
+            series.total += value
+            if text:
+                series.exemplars[at] = text
 
-    def set(self, name: str, value: float, **labels: str) -> None:
+    def set(self, name: str, value: float, /, **labels: str) -> None:
         if not self.enabled:
             return
-        child = self._child("gauge", name, labels)
-        if child is not None:
-            child.set(value)  # type: ignore[union-attr]  # _child has compared the kind
+        series = self._series(self._gauges, "gauge", name, labels)
+        if series is not None:
+            series.value = float(value)
+
+    def derive(self, name: str, read: Callable[[], Samples]) -> None:
+        """From now on the gauge is what ``read`` tells when a page is written: labels and value of each series.
+
+        ``read`` neither waits nor blocks. What it raises costs the page this one gauge, and is counted and logged as
+        other mistakes are. A later call for the same name takes the place of this one.
+        """
+        if not self.enabled:
+            return
+        family = self._gauges.pop(name, None)
+        if family is None and name not in self._reads:
+            self._problem("unknown", name, "no gauge of that name is declared")
+            return
+        declared = family.declared if family is not None else self._reads[name][0]
+        self._reads[name] = declared, read
 
     def forget(self, **labels: str) -> None:
         """Drops all series with these label values, e.g. ``forget(subject="web")`` when web is no longer in care."""
+        if not labels:
+            return
         with self._lock:
-            for family in self._families.values():
-                names = family.declared.labels
-                if family.metric is None or not labels or not set(labels) <= set(names):
-                    continue
-                wanted = {names.index(label): _bounded(value) for label, value in labels.items()}
-                for values in [v for v in family.children if all(v[at] == value for at, value in wanted.items())]:
-                    del family.children[values]
-                    family.metric.remove(*values)
+            for families in (self._counters, self._gauges, self._histograms):
+                for family in families.values():
+                    for values in _carrying(family.declared, family.series, labels):
+                        del family.series[values]
 
     def quantile(self, name: str, share: float, **labels: str) -> float | None:
         """Estimated from a histogram's buckets since the start, over all series that carry the labels given.
@@ -225,80 +301,111 @@ class Metrics:
         Linear within a bucket, as Prometheus' histogram_quantile has it; beyond the last bound it is that bound. None
         when nothing was observed.
         """
-        family = self._families.get(name)
-        if family is None or family.metric is None or family.declared.kind != "histogram":
+        family = self._histograms.get(name)
+        if family is None:
             return None
-        counts: dict[float, float] = {}
-        for metric in family.metric.collect():
-            for sample in metric.samples:
-                if sample.name.endswith("_bucket") and all(sample.labels.get(k) == v for k, v in labels.items()):
-                    bound = float(sample.labels["le"])
-                    counts[bound] = counts.get(bound, 0.0) + sample.value
-        total = counts.get(math.inf, 0.0)
-        if total == 0:
-            return None
-        rank = share * total
-        below, before = 0.0, 0.0
-        for bound, upto in sorted(counts.items()):
-            if upto >= rank and upto > before:
-                if bound == math.inf:
-                    break
-                return below + (bound - below) * (rank - before) / (upto - before)
-            if bound != math.inf:
-                below = bound
-            before = upto
-        return below
+        buckets = family.declared.buckets
+        with self._lock:
+            found = [family.series[values].counts for values in _carrying(family.declared, family.series, labels)]
+            counts: list[int] = [sum(column) for column in zip(*found, strict=True)]
+        rank = share * sum(counts)
+        below, upto = 0.0, 0
+        for bound, count in zip(buckets, counts, strict=False):
+            if count and upto + count >= rank:
+                return below + (bound - below) * (rank - upto) / count
+            below, upto = bound, upto + count
+        return below if any(counts) else None
 
     def p95(self, name: str, **labels: str) -> float | None:
         return self.quantile(name, 0.95, **labels)
 
-    def exposition(self, accept: str | None = None) -> tuple[bytes, str]:
-        """The page and its content type. Changes nothing; with thousands of series it belongs in a thread."""
-        if self._registry is None:
+    def derived(self) -> Derived:
+        """What the gauges of ``derive`` are now. It belongs to the event loop's thread, as what they read does."""
+        told: dict[str, Mapping[str, float]] = {}
+        for declared, read in tuple(self._reads.values()):
+            found = guarded_call(partial(_told_by, declared, read))
+            if isinstance(found, Failure):
+                self._problem("derived", declared.name, f"{found.error}: {found.message}")
+            else:
+                told[declared.name] = found
+        return told
+
+    def exposition(self, accept: str | None = None, derived: Derived | None = None) -> tuple[bytes, str]:
+        """The page and its content type. Changes nothing; with thousands of series it belongs in a thread.
+
+        In a thread it is to be given what ``derived`` told on the event loop; without, it asks for itself.
+        """
+        if not self.enabled:
             return b"", TEXT
-        exported = _Exported(self._registry)
-        if _prefers_openmetrics(accept or ""):
-            from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+        derived = self.derived() if derived is None else derived
+        form = exposition.negotiated(accept or "")
+        openmetrics = form == OPENMETRICS
+        page: list[str] = []
+        for one in self._declared:
+            page.append(exposition.head(one.name, one.kind, one.help, openmetrics=openmetrics))
+            numbers = self._counters.get(one.name) or self._gauges.get(one.name)
+            if numbers is not None:
+                page += [f"{s.prefix}{exposition.number(s.value)}\n" for s in tuple(numbers.series.values())]
+            elif one.name in self._histograms:
+                page += self._histogram_lines(self._histograms[one.name], openmetrics=openmetrics)
+            else:
+                page += _lines(derived.get(one.name, {}))
+        told = self._process.read()
+        for one in _PROCESS:
+            if one.name in told:
+                page.append(exposition.head(one.name, one.kind, one.help, openmetrics=openmetrics))
+                page += _lines(_told_by(one, partial(told.__getitem__, one.name)))
+        if openmetrics:
+            page.append("# EOF\n")
+        return "".join(page).encode(), form
 
-            return openmetrics(exported), OPENMETRICS  # type: ignore[no-untyped-call]  # the library has no types there
-        from prometheus_client.exposition import generate_latest
+    def _histogram_lines(self, family: _Family[_Histogram], *, openmetrics: bool) -> list[str]:
+        page: list[str] = []
+        for series in tuple(family.series.values()):
+            with self._lock:
+                counts, total = series.counts.copy(), series.total
+                exemplars = series.exemplars.copy() if openmetrics else {}
+            page += exposition.histogram(family.declared.name, series.labelled, family.upto, counts, total, exemplars)
+        return page
 
-        return generate_latest(exported), TEXT
-
-    def _child(self, kind: Kind, name: str, labels: dict[str, str]) -> "Counter | Gauge | Histogram | None":
-        family = self._families.get(name)
-        if family is None or family.declared.kind != kind:
-            self._problem("unknown", name, f"no {kind} of that name is declared")
+    def _series(self, families: Mapping[str, _Family[S]], kind: Kind, name: str, labels: Mapping[str, str]) -> S | None:
+        family = families.get(name)
+        if family is None:
+            self._problem("unknown", name, f"no {kind} of that name is declared that is not derived")
             return None
-        try:
-            values = tuple([labels[label] for label in family.declared.labels])
-        except KeyError:
-            values = ()
-        if len(values) != len(labels) or len(values) != len(family.declared.labels):
-            self._problem("labels", name, f"has the labels {family.declared.labels}, not {tuple(labels)}")
+        names = family.declared.labels
+        if tuple(labels) == names:
+            values = tuple(labels.values())
+        elif len(labels) == len(names) and all(label in labels for label in names):
+            values = tuple([labels[label] for label in names])
+        else:
+            self._problem("labels", name, f"has the labels {names}, not {tuple(labels)}")
             return None
-        child = family.children.get(values)
-        return child if child is not None else self._new_child(family, values)
+        series = family.series.get(values)
+        return series if series is not None else self._new_series(family, values)
 
-    def _new_child(self, family: _Family, values: tuple[str, ...]) -> "Counter | Gauge | Histogram | None":
+    def _new_series(self, family: _Family[S], values: tuple[str, ...]) -> S | None:
         declared = family.declared
         # The key and the series are the same bounded texts, or a flood of long values would fill the keys.
         values = tuple(map(_bounded, values))
         with self._lock:
-            if family.metric is None:
-                from prometheus_client import Gauge
-
-                family.metric = Gauge(declared.name, declared.help, declared.labels, registry=self._registry)
-            child = family.children.get(values)
-            if child is None and len(family.children) < declared.most:
-                child = family.children[values] = family.metric.labels(*values) if values else family.metric
-        if child is None:
+            series = family.series.get(values)
+            if series is None and len(family.series) < declared.most:
+                series = family.series[values] = family.new(declared, exposition.pairs(declared.labels, values))
+        if series is None:
             self._problem("series", declared.name, f"has {declared.most} series; no new one is counted")
-        return child
+        return series
+
+    def _exemplar(self, name: str, labels: Mapping[str, str], value: float) -> str:
+        try:
+            return exposition.exemplar(labels, value, time.time())
+        except ValueError as error:
+            self._problem("exemplar", name, str(error))
+            return ""
 
     def _problem(self, reason: str, name: str, message: str) -> None:
-        # More series than allowed is the world's doing, not a mistake in the code.
-        if self._strict and reason != "series":
+        # More series than allowed is the world's doing, and a gauge that cannot be derived must not break the page.
+        if self._strict and reason not in ("series", "derived"):
             raise ValueError(f"{name}: {message}")
         with self._lock:
             new = (reason, name) not in self._told and len(self._told) < 100
@@ -310,24 +417,33 @@ class Metrics:
             self.count("x0tta6bl4_meter_errors_total", reason=reason)
 
 
+def _told_by(declared: Declared, read: Callable[[], Samples]) -> dict[str, float]:
+    """All that was read, or ValueError: a part of it would be taken for the whole."""
+    told: dict[str, float] = {}
+    for labels, value in read():
+        if labels.keys() != set(declared.labels):
+            raise ValueError(f"it has the labels {declared.labels}, not {tuple(labels)}")
+        values = [_bounded(labels[label]) for label in declared.labels]
+        told[exposition.prefix(declared.name, exposition.pairs(declared.labels, values))] = float(value)
+    if len(told) > declared.most:
+        raise ValueError(f"{len(told)} series were read; it may have {declared.most}")
+    return told
+
+
+def _lines(told: Mapping[str, float]) -> list[str]:
+    return [f"{prefix}{exposition.number(value)}\n" for prefix, value in told.items()]
+
+
+def _carrying(
+    declared: Declared, series: Mapping[tuple[str, ...], object], labels: Mapping[str, str]
+) -> list[tuple[str, ...]]:
+    """The keys of the series that carry these labels with these values."""
+    if not labels.keys() <= set(declared.labels):
+        return []
+    wanted = [(declared.labels.index(label), _bounded(value)) for label, value in labels.items()]
+    return [values for values in series if all(values[at] == value for at, value in wanted)]
+
+
 def _bounded(value: str) -> str:
-    value = str(value)
+    value = exposition.readable(str(value))
     return value if len(value) <= LABEL_LENGTH else value[: LABEL_LENGTH - 1] + "…"
-
-
-def _prefers_openmetrics(accept: str) -> bool:
-    """Whether the Accept header ranks OpenMetrics 1.0 at least as high as the plain text format."""
-    best = {"openmetrics": 0.0, "text": 0.0}
-    for offer in accept.lower().split(","):
-        kind, *parameters = (part.strip() for part in offer.split(";"))
-        given = dict(parameter.partition("=")[::2] for parameter in parameters)
-        try:
-            weight = float(given.get("q", "1"))
-        except ValueError:
-            weight = 0.0
-        version = given.get("version", "").strip('"')
-        if kind == "application/openmetrics-text" and version in ("", "1.0.0"):
-            best["openmetrics"] = max(best["openmetrics"], weight)
-        elif kind in ("text/plain", "text/*", "*/*"):
-            best["text"] = max(best["text"], weight)
-    return best["openmetrics"] > 0 and best["openmetrics"] >= best["text"]

@@ -33,3 +33,12 @@ class Database(Protocol):
     def changed_by_others(self) -> bool:
         """Whether another process has committed since the last call. Costs microseconds, never blocks."""
         ...
+
+    def version(self) -> tuple[int, int]:
+        """How often we have committed, and how often others were seen to have: while both stay, so does what is read.
+
+        Asked before a reading, it says of what was read that it is not older. A commit of others that falls together
+        with one of our own may be told a moment late. Takes nothing from ``changed_by_others``; costs microseconds,
+        never blocks.
+        """
+        ...

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from x0tta6bl4.kernel.facts import Incident, IncidentState, Result, Severity
 from x0tta6bl4.kernel.memory import Suggestion
@@ -180,6 +181,33 @@ def scores(suggestions: Iterable[Suggestion], now: float) -> list[Score]:
         if j.judgement in (Judgement.NEEDLESS, Judgement.HARMFUL)
     }
     return [_score(rule, judged, wrong) for rule, judged in sorted(rules.items())]
+
+
+def in_plain(score: Score) -> dict[str, Any]:
+    """With every case that it rests on; moments are wall-clock seconds."""
+    return {
+        "rule": score.rule,
+        "suggestions": len(score.judged),
+        **{kind.value: score.counts[kind] for kind in Judgement},
+        "right_at_least": score.bound,
+        "missing": score.missing,
+        "proposals": score.proposals,
+        "cases": [
+            {
+                "at": j.suggestion.at,
+                "incident": j.suggestion.incident.id,
+                "subject": j.suggestion.incident.subject,
+                "fault": j.suggestion.incident.fault,
+                "rung": j.suggestion.rung,
+                "actions": j.suggestion.actions,
+                "target": j.suggestion.target,
+                "stopped_by": j.suggestion.check,
+                "judgement": j.judgement,
+                "why": j.why,
+            }
+            for j in score.judged
+        ],
+    }
 
 
 def _score(rule: str, judged: Sequence[Judged], wrong: set[str]) -> Score:

@@ -5,6 +5,7 @@ checks its own part. Durations are seconds inside and ``500ms``, ``5s``, ``2m``,
 """
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -104,6 +105,31 @@ class MapekSettings(Section):
     """
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ip_network(value, strict=False))
+    except ValueError as error:
+        raise ValueError("should be an address or a network, such as 10.0.0.5 or 10.0.0.0/8") from error
+
+
+class TlsSettings(Section):
+    """The certificate with which the endpoint speaks HTTPS. Both files are read again when they change."""
+
+    certificate: AnyPath
+    """The certificate and what leads to its root, in PEM, the own one first. Replace it together with its key."""
+    key: AnyPath
+    """Its private key, in PEM and without a passphrase. Whoever can read it can pass for this daemon."""
+
+
+class ApiKeySettings(Section):
+    """A key for the API that somebody else keeps, such as systemd or Kubernetes."""
+
+    file: AnyPath
+    """The file that holds it: at least 32 characters in one line. Read at the start and at each reload."""
+    scope: Literal["read", "operate", "admin"] = "read"
+    """What it may do: only look; also answer, pause and tell; or also set flags and reload."""
+
+
 class StatusSettings(Section):
     """The HTTP endpoint: health, metrics, status, API."""
 
@@ -113,7 +139,8 @@ class StatusSettings(Section):
     """
     Address to listen on.
 
-    Anything but loopback shows the API to the network, and the daemon refuses to start so without authentication.
+    Anything but loopback shows the API to the network. The daemon refuses to start so until there is a key or an
+    operator: ``x0tta6bl4 keys create``, ``x0tta6bl4 operators add`` or ``status.api_keys``.
     """
     port: Port = 8080
     """TCP port to listen on; 0 takes any free one. Change it when another program has the port."""
@@ -123,13 +150,31 @@ class StatusSettings(Section):
 
     Raised, each costs its own memory; one answers thousands of requests a second.
     """
+    tls: TlsSettings | None = None
+    """HTTPS on the port itself. Empty: plain HTTP, for loopback or behind a proxy that ends TLS."""
+    local_read: bool = True
+    """
+    Whether who asks from this very host may read without a key.
+
+    Off: every user and program of the host needs one, too. Behind a proxy on the same host nobody is taken for local.
+    """
+    api_keys: dict[str, ApiKeySettings] = {}
+    """Keys that stand in files, by a name of yours, beside those that ``x0tta6bl4 keys`` makes."""
+    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = []
+    """
+    Addresses or networks of proxies whose X-Forwarded-For is believed, for limits and the log.
+
+    Empty: whatever comes through a proxy counts as one client, also for sign-ins. Too wide, and clients can choose whom
+    they are taken for.
+    """
     https_only: bool = False
     """Whether plain HTTP is sent away to HTTPS. Turn it on behind a proxy that ends TLS; without one nobody gets in."""
     rate_limit_per_minute: Positive = 100
     """
-    Requests per minute from one address before it is told to wait. Alert webhooks are not counted.
+    Requests per minute from one address before it is told to wait. Probes and scrapes are not counted.
 
-    Raised, one client can take more of the CPU; lowered, dashboards that ask often are turned away.
+    A key that was made with a rate of its own has that one. Raised, one client can take more of the CPU; lowered,
+    dashboards that ask often are turned away.
     """
     cors_origins: list[Annotated[str, AfterValidator(_web_origin)]] = [
         "http://localhost:3000",
@@ -142,6 +187,12 @@ class StatusSettings(Section):
     """A second port for metrics alone. Empty: they are on the endpoint's port, at /metrics. 9090 is Prometheus' own."""
     metrics_enabled: bool = True
     """Whether metrics are kept and served. Off saves a little memory and leaves dashboards and alerts blind."""
+    metrics_open: bool = False
+    """
+    Whether everybody who reaches the port may read the metrics. Off: neighbours on this host, and who shows a key.
+
+    On, names of services and their troubles are seen by whoever can reach the port.
+    """
     health_check_interval: Seconds = Field(default=30.0, gt=0)
     """
     Seconds for which the answer of the health checks is kept.

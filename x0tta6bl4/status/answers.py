@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from x0tta6bl4.kernel.errors import StepRefused
 from x0tta6bl4.kernel.facts import Answer, Incident, IncidentState, Plan, Step, Verdict
@@ -16,6 +18,66 @@ PREVIEW_WITHIN = 2.0
 MOST_LISTED = 100
 DECISIONS_READ = 50
 """Decisions of a subject among which those about a plan are looked for."""
+
+
+class Question(TypedDict):
+    plan: str
+    state: Literal["wanted", "approved", "rejected", "expired"]
+    incident: str
+    subject: str | None
+    fault: str | None
+    steps: list[str]
+    who: str
+    why: str
+    at: str | None
+    expires: str | None
+
+
+class Questions(TypedDict):
+    approvals: list[Question]
+
+
+class StepTold(TypedDict):
+    action: str
+    target: str
+    args: dict[str, Any]
+    timeout: float
+    preview: str | None
+    """What would be done, in a sentence."""
+    refused: str
+    """Why it could not be done; empty: it can."""
+
+
+class VerdictTold(TypedDict):
+    check: str
+    answer: str
+    sentence: str
+    until: str | None
+
+
+class DecisionTold(TypedDict):
+    at: str | None
+    check: str
+    answer: str
+    sentence: str
+
+
+class QuestionTold(TypedDict):
+    plan: str
+    state: Literal["wanted", "approved", "rejected", "expired"]
+    incident: dict[str, Any]
+    subject: str | None
+    fault: str | None
+    steps: list[StepTold]
+    who: str
+    why: str
+    at: str | None
+    expires: str | None
+    moot: str
+    """Why no answer could have an effect any more; empty while one can."""
+    reasons: list[str]
+    decided: list[DecisionTold]
+    guard: list[VerdictTold]
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -32,7 +94,7 @@ async def approval_of(knowledge: Knowledge, plan: str) -> Approval | None:
     return next((approval for approval in found if approval.plan == plan), None)
 
 
-async def listed(loop: MAPEK, state: str) -> list[dict[str, Any]]:
+async def listed(loop: MAPEK, state: str) -> list[Question]:
     """Newest first. ``state``: only those; empty for all."""
     knowledge, wall = loop.parts.knowledge, loop.parts.clock.wall()
     # The open ones are few and must all be there; of the others the latest do.
@@ -44,7 +106,7 @@ async def listed(loop: MAPEK, state: str) -> list[dict[str, Any]]:
     return told
 
 
-def summary(approval: Approval, plan: Plan | None) -> dict[str, Any]:
+def summary(approval: Approval, plan: Plan | None) -> Question:
     return {
         "plan": approval.plan,
         "state": approval.state,
@@ -59,42 +121,57 @@ def summary(approval: Approval, plan: Plan | None) -> dict[str, Any]:
     }
 
 
-async def detail(loop: MAPEK, approval: Approval) -> dict[str, Any]:
+async def detail(loop: MAPEK, approval: Approval) -> QuestionTold:
     """All that a person should know before answering."""
     knowledge = loop.parts.knowledge
     plan, incident = await knowledge.plan(approval.plan), await knowledge.incident(approval.incident)
-    told = summary(approval, plan)
     said = await _decisions(knowledge, plan)
-    told["moot"] = moot(approval, incident, said)
-    told["incident"] = {"id": approval.incident} | (
-        {
+    about: dict[str, Any] = {"id": approval.incident}
+    if incident is not None:
+        about |= {
             "state": incident.state.value,
             "severity": incident.severity.value,
             "summary": incident.summary,
             "because": list(incident.because),
             "onset_at": iso(incident.onset_at or incident.opened_at),
         }
-        if incident is not None
-        else {}
-    )
-    told["reasons"] = list(plan.because) if plan is not None else []
-    told["steps"] = [await _step(loop, step) for step in plan.steps] if plan is not None else []
-    told["decided"] = [
-        {"at": iso(d.at), "check": d.check, "answer": d.answer.value, "sentence": d.sentence}
-        for d in said
-        if d.plan == approval.plan
-    ]
+    short = summary(approval, plan)
+    return {
+        "plan": short["plan"],
+        "state": short["state"],
+        "incident": about,
+        "subject": short["subject"],
+        "fault": short["fault"],
+        "steps": [await _step(loop, step) for step in plan.steps] if plan is not None else [],
+        "who": short["who"],
+        "why": short["why"],
+        "at": short["at"],
+        "expires": short["expires"],
+        "moot": moot(approval, incident, said),
+        "reasons": list(plan.because) if plan is not None else [],
+        "decided": [
+            {"at": iso(d.at), "check": d.check, "answer": d.answer.value, "sentence": d.sentence}
+            for d in said
+            if d.plan == approval.plan
+        ],
+        "guard": _guard(loop, plan, approval),
+    }
+
+
+def _guard(loop: MAPEK, plan: Plan | None, approval: Approval) -> list[VerdictTold]:
     # An incident of the loop's own is newer than the one on disk; the store's is told of while no loop runs.
     current = next((i for i in loop.incidents.open if i.id == approval.incident), None)
-    told["guard"] = (
-        [
-            {"check": v.check, "answer": v.answer.value, "sentence": v.sentence, "until": v.until and iso(v.until)}
-            for v in _judged(loop, plan, current)
-        ]
-        if plan is not None and current is not None and approval.state in ("wanted", "approved")
-        else []
-    )
-    return told
+    if plan is None or current is None or approval.state not in ("wanted", "approved"):
+        return []
+    return [
+        {
+            "check": v.check,
+            "answer": v.answer.value,
+            "sentence": v.sentence,
+            "until": None if v.until is None else iso(v.until),
+        }
+        for v in _judged(loop, plan, current)
+    ]
 
 
 def moot(approval: Approval, incident: Incident | None, said: Sequence[Decision]) -> str:
@@ -119,8 +196,8 @@ async def _decisions(knowledge: Knowledge, plan: Plan | None) -> list[Decision]:
     return await knowledge.decisions(plan.subject, limit=DECISIONS_READ) if plan is not None else []
 
 
-async def _step(loop: MAPEK, step: Step) -> dict[str, Any]:
-    told: dict[str, Any] = {
+async def _step(loop: MAPEK, step: Step) -> StepTold:
+    told: StepTold = {
         "action": step.action,
         "target": step.target,
         "args": dict(step.args),
@@ -131,9 +208,14 @@ async def _step(loop: MAPEK, step: Step) -> dict[str, Any]:
     try:
         executor, _ = loop.parts.catalogue.find(step.action)
     except StepRefused as refused:
-        return told | {"refused": str(refused)}
+        told["refused"] = str(refused)
+        return told
     sentence = await guarded(lambda: executor.preview(step), PREVIEW_WITHIN)
-    return told | ({"refused": sentence.message} if isinstance(sentence, Failure) else {"preview": sentence})
+    if isinstance(sentence, Failure):
+        told["refused"] = sentence.message
+    else:
+        told["preview"] = sentence
+    return told
 
 
 def _judged(loop: MAPEK, plan: Plan, incident: Incident) -> tuple[Verdict, ...]:

@@ -4,19 +4,28 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import resource
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from x0tta6bl4.kernel.watching import until_next
-from x0tta6bl4.status.app import GUARDING, EndpointSettings, Refusal, StatusApp
+from x0tta6bl4.status.app import StatusApp
+from x0tta6bl4.status.desk import Behind, EndpointSettings
 from x0tta6bl4.status.face import Face
-from x0tta6bl4.status.links import Links
+from x0tta6bl4.status.gauges import derive_gauges
+from x0tta6bl4.status.problems import GUARDING, Raw, Refusal
 from x0tta6bl4.status.report import CpuUse, Listening
+from x0tta6bl4.status.stream import HAND_OVER, READERS, Stream
+from x0tta6bl4.status.tls import Certificate
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 log = logging.getLogger("x0tta6bl4.status.endpoint")
 
@@ -32,8 +41,13 @@ HEAD_LIMIT = 16 * 1024
 HEADERS = 100
 MESSAGE_LIMIT = 8 * 1024 * 1024
 """Bytes of one request. A body over its own limit is refused in words and read to here, or the words get lost."""
-CONNECTIONS = 256
-BACKLOG = 128
+CONNECTIONS = 1024
+"""On one port, at once; readers of the stream are not among them."""
+OWN_FILES = 256
+"""Open files that the daemon itself may need: probes, pipes of what it runs, the journal. Clients get none of these."""
+BACKLOG = 512
+ACCEPTED_TOGETHER = 16
+"""Connections taken in one go; a crowd at the door must not keep a heal waiting."""
 AHEAD = 16
 """Requests that one client may have sent before the first of them is answered; each waits in memory."""
 CLOSE_WITHIN = 0.5
@@ -49,12 +63,19 @@ class _Connection(HttpToolsProtocol):
     arrived = 0
     is_in_head = True
     refusal: Refusal | None = None
+    answering: "RequestResponseCycle | None" = None
+    """The request that is being answered; ``cycle`` may be one that came after it already."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn types it
         super().connection_made(transport)
+        self.offers: dict[str, Any] = {HAND_OVER: self.hand_over}
         self.arriving_since = self.loop.time()
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > self.app_state["room"]:
             self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.offers.clear()  # or this would keep itself alive
 
     def _make_room(self) -> None:
         """Who has waited longest for nothing goes; when all are being answered, who came last."""
@@ -81,6 +102,7 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = self.offers
         if self.arriving_since is None:  # the next one of several in one packet
             self.arriving_since, self.arrived = self.loop.time(), 0
         self.is_in_head = True
@@ -96,6 +118,29 @@ class _Connection(HttpToolsProtocol):
             self.refusal = Refusal(429, "TOO_FAR_AHEAD", f"more than {AHEAD} requests wait on this connection")
             raise self.refusal
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: "RequestResponseCycle", app: "ASGI3Application") -> None:
+        self.answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def hand_over(self, status: int, headers: Iterable[Raw], to: asyncio.Protocol) -> asyncio.Transport | None:
+        """Writes the head of an answer and leaves the connection to another protocol; None: the client has gone.
+
+        What the client sent ahead, before it could know of the other protocol, is forgotten.
+        """
+        assert self.answering is not None, "who calls is answering a request"
+        self.answering.response_started = self.answering.response_complete = True
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        self.offers.clear()
+        self.pipeline.clear()
+        if self.transport.is_closing():
+            return None
+        self.server_state.total_requests += 1
+        self.transport.write(_head(status, (*self.server_state.default_headers, *headers)))
+        self.transport.set_protocol(to)
+        self.flow.resume_reading()
+        return self.transport
 
     def on_message_complete(self) -> None:
         self.arriving_since = None
@@ -119,8 +164,7 @@ class _Connection(HttpToolsProtocol):
                 (b"x-request-id", request_id.encode("ascii")),
                 (b"connection", b"close"),
             ]
-            head = b"HTTP/1.1 %d %s\r\n" % (refusal.status, HTTPStatus(refusal.status).phrase.encode("ascii"))
-            self.transport.write(head + b"".join(b"%s: %s\r\n" % header for header in headers) + b"\r\n" + body)
+            self.transport.write(_head(refusal.status, headers) + body)
         self.transport.close()
 
     def new_id(self) -> str:
@@ -143,6 +187,11 @@ class _Connection(HttpToolsProtocol):
             self.transport.abort()
 
 
+def _head(status: int, headers: Iterable[Raw]) -> bytes:
+    lines = [b"%s: %s\r\n" % header for header in headers]
+    return b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, HTTPStatus(status).phrase.encode("ascii"), b"".join(lines))
+
+
 def _too_large() -> Refusal:
     return Refusal(431, "HEADERS_TOO_LARGE", f"the head of a request may have {HEAD_LIMIT} bytes and {HEADERS} headers")
 
@@ -150,7 +199,10 @@ def _too_large() -> Refusal:
 class _Server(uvicorn.Server):
     """uvicorn's server, driven from here: it neither touches signals nor wakes ten times a second nor exits."""
 
-    def __init__(self, app: StatusApp, sockets: Collection[socket.socket]) -> None:
+    def __init__(
+        self, app: StatusApp, sockets: Collection[socket.socket], room: int, certificate: Certificate | None
+    ) -> None:
+        """``room``: for so many connections at once."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -165,9 +217,11 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE,
-                backlog=BACKLOG,
+                backlog=ACCEPTED_TOGETHER,
             )
         )
+        self.room = room
+        self.certificate = certificate
         self.sockets = list(sockets)
         self.servers: list[asyncio.Server] = []
 
@@ -178,8 +232,13 @@ class _Server(uvicorn.Server):
     async def begin(self) -> None:
         self.config.load()
         self.lifespan = self.config.lifespan_class(self.config)
+        self.lifespan.state["room"] = self.room
+        if self.certificate is not None:
+            self.config.ssl = self.certificate.context
         await self.on_tick(0)
         await self.startup(self.sockets)
+        for listening in self.sockets:
+            listening.listen(BACKLOG)  # it was told the other number, which is also that of those waiting
 
     async def look(self) -> None:
         await self.on_tick(0)  # the Date header
@@ -206,43 +265,86 @@ class _Server(uvicorn.Server):
             await asyncio.wait(tasks, timeout=CLOSE_WITHIN / 2)
 
 
-async def serve(
-    face: Face, settings: EndpointSettings, told: Callable[[str, str], None], links: Links | None = None
-) -> None:
+async def serve(face: Face, settings: EndpointSettings, behind: Behind, told: Callable[[str, str], None]) -> None:
     """Answers until cancelled. ``told`` hears once: the address, or why there is none, and then this returns."""
     try:
         sockets = await _bind(settings.host, settings.port)
     except OSError as error:
         told("", _why(error, settings.host, settings.port, "PORT or status.port"))
         return
-    cpu, listening = CpuUse(), Listening(_url(settings.host, sockets[0]))
+    certificate = behind.certificate
+    cpu, listening = CpuUse(), Listening(_url(settings.host, sockets[0], certificate is not None))
+    room, readers = _room(2 if settings.prometheus_port is not None else 1)
+    stream = Stream(face.metrics, readers=readers)
     app = StatusApp(
         face,
         settings,
-        connections=lambda: sum(len(s.clients) for s in servers),
+        behind,
+        connections=lambda: sum(len(s.clients) for s in servers) + len(stream.readers),
         listening=listening,
         cpu=cpu,
-        links=links,
+        stream=stream,
     )
-    servers = [_Server(app, sockets)]
+    servers = [_Server(app, sockets, room, certificate)]
     try:
         if settings.metrics_enabled and settings.prometheus_port is not None:
-            metrics = await _second_port(face, settings, settings.prometheus_port, listening)
-            servers += metrics
+            servers += await _second_port(face, settings, behind, settings.prometheus_port, listening, room)
+        stream.follow(face.loop.parts.bus)
+        derive_gauges(face)
         for server in servers:
             await server.begin()
         log.info("the endpoint is open", extra={"address": listening.address, "metrics": listening.metrics or None})
         told(listening.address, "")
-        while True:
-            await asyncio.sleep(until_next(TICK, asyncio.get_running_loop().time()))
-            cpu.tick()
-            for server in servers:
-                await server.look()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stream.run(), name="stream")
+            while True:
+                await _tick(face)
+                cpu.tick()
+                stream.follow(face.loop.parts.bus)
+                stream.tick(asyncio.get_running_loop().time())
+                behind.keys.look()
+                if certificate is not None:
+                    certificate.look()
+                    listening.trouble = certificate.trouble
+                    if certificate.expires is not None:
+                        face.metrics.set("x0tta6bl4_tls_certificate_expiry_timestamp_seconds", certificate.expires)
+                for server in servers:
+                    await server.look()
     finally:
-        await asyncio.gather(*(server.end() for server in servers))
+        await asyncio.gather(app.desk.close(), stream.end(), *(server.end() for server in servers))
 
 
-async def _second_port(face: Face, settings: EndpointSettings, port: int, listening: Listening) -> list[_Server]:
+async def _tick(face: Face) -> None:
+    """Until the clock's next multiple; how late it comes is what everything in this event loop has to wait."""
+    now = asyncio.get_running_loop().time()
+    pause = until_next(TICK, now)
+    await asyncio.sleep(pause)
+    late = asyncio.get_running_loop().time() - now - pause
+    face.metrics.set("x0tta6bl4_event_loop_lag_seconds", max(0.0, late))
+
+
+def _room(ports: int) -> tuple[int, int]:
+    """How many connections on each port and how many readers of the stream there can be at once.
+
+    Without a file left, no probe could be made and nothing be started: clients are turned away long before.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS * ports + READERS
+    if limit == resource.RLIM_INFINITY or limit - OWN_FILES >= wanted:
+        return CONNECTIONS, READERS
+    share = max(limit - OWN_FILES, 32) / wanted
+    room, readers = max(8, int(CONNECTIONS * share)), int(READERS * share)
+    log.warning(
+        "the limit of open files is too low for all clients that the endpoint could serve; "
+        "raise it (LimitNOFILE= in the unit, `ulimit -n` in a shell)",
+        extra={"limit": limit, "needed": wanted + OWN_FILES, "connections": room, "streams": readers},
+    )
+    return room, readers
+
+
+async def _second_port(
+    face: Face, settings: EndpointSettings, behind: Behind, port: int, listening: Listening, room: int
+) -> list[_Server]:
     try:
         sockets = await _bind(settings.host, port)
     except OSError as error:
@@ -252,8 +354,9 @@ async def _second_port(face: Face, settings: EndpointSettings, port: int, listen
             "the port for metrics cannot be opened; they are on the other one", extra={"reason": listening.trouble}
         )
         return []
-    listening.metrics = _url(settings.host, sockets[0]) + "metrics"
-    return [_Server(StatusApp(face, settings, only=["/metrics"]), sockets)]
+    certificate = behind.certificate
+    listening.metrics = _url(settings.host, sockets[0], certificate is not None) + "metrics"
+    return [_Server(StatusApp(face, settings, behind, only=["/metrics"]), sockets, room, certificate)]
 
 
 async def _bind(host: str, port: int) -> list[socket.socket]:
@@ -296,13 +399,14 @@ def _why(error: OSError, host: str, port: int, setting: str) -> str:
     return f"port {port} on {host} cannot be opened: {error.strerror or error}; set HOST or status.host"
 
 
-def _url(host: str, opened: socket.socket) -> str:
+def _url(host: str, opened: socket.socket, is_secure: bool) -> str:
     """Where a person on this host can go; a wildcard address is no place to go to."""
     address, port = opened.getsockname()[:2]
+    scheme = "https" if is_secure else "http"
     try:
         parsed = ipaddress.ip_address(host)
     except ValueError:
-        return f"http://{host}:{port}/"
+        return f"{scheme}://{host}:{port}/"
     if parsed.is_unspecified:
         address = "127.0.0.1" if parsed.version == 4 else "::1"
-    return f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
+    return f"{scheme}://[{address}]:{port}/" if ":" in address else f"{scheme}://{address}:{port}/"

@@ -1,131 +1,34 @@
-"""Puts the report on one page for people: no script, nothing from elsewhere, every text escaped."""
+"""Pages that need no script, for the links in messages and the API's description; every text is escaped."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-SHOWN = 200
-"""Subjects, incidents or conditions on the page; /status has all of them."""
 
-GOOD = frozenset({"well", "running"})
-DOUBTFUL = frozenset({"unknown", "recovering", "treated", "warning", "waiting", "responding", "stopping"})
-
-
-def _tone(word: str) -> str:
-    """Which colour a word has; the word itself always stands there too."""
-    return "good" if word in GOOD else "doubtful" if word in DOUBTFUL else "quiet" if word == "info" else "bad"
-
-
-def page(told: Mapping[str, Any]) -> Iterator[str]:
-    """The report as one page for people: no script, nothing from elsewhere, every text escaped."""
-    text = html.escape
-    loop, subjects, incidents = told["loop"], told["subjects"], told["incidents"]
-    well = sum(subject["state"] == "well" for subject in subjects)
-
-    told_as = {"allow": "allowed", "hold": "held back", "deny": "not done"}
-
-    def word(value: str) -> str:
-        return f'<span class="word {_tone(value)}">{text(value)}</span>'
-
-    def clock(value: str | None) -> str:
-        if value is None:
-            return "at an unknown time"
-        return f'<time datetime="{text(value)}">{text(value[:10])} {text(value[11:19])} UTC</time>'
-
-    def more(shown: Sequence[Any]) -> str:
-        return f'<p>{len(shown) - SHOWN} more are in <a href="/status">/status</a>.</p>' if len(shown) > SHOWN else ""
-
-    headline = f"{len(incidents)} open incident{'s' * (len(incidents) != 1)}" if incidents else "no open incident"
-    yield (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><meta http-equiv="refresh" content="5">'
-        f"<title>{text(headline)} – x0tta6bl4</title>"
-        '<link rel="stylesheet" href="/style.css"></head><body>'
-        f"<header><h1>x0tta6bl4</h1><p>{word(loop['status'])} {text(headline)}, "
-        f"{well} of {len(subjects)} subject{'s' * (len(subjects) != 1)} well</p></header><main>"
-    )
-    if told["conditions"]:
-        yield '<section><h2>About the daemon itself</h2><ul class="cards">'
-        for condition in told["conditions"][:SHOWN]:
-            yield (
-                f"<li><h3>{word(condition['severity'])} {text(condition['title'])}</h3>"
-                f'<p>{text(condition["meaning"])}</p><p class="small">since {clock(condition["since"])}</p></li>'
-            )
-        yield f"</ul>{more(told['conditions'])}</section>"
-    yield "<section><h2>Open incidents</h2>"
-    if incidents:
-        yield '<ul class="cards">'
-        for incident in incidents[:SHOWN]:
-            said = incident["decision"]
-            decided = (
-                "nothing decided yet"
-                if said is None
-                else f"{told_as[said['answer']]} ({text(said['check'])}): {text(said['sentence'])}"
-            )
-            yield (
-                f"<li><h3>{word(incident['severity'])} {text(incident['subject'])}: {text(incident['fault'])}</h3>"
-                f"<p>{text(incident['summary'])}</p><p>{word(incident['state'])} {decided}</p>"
-                f'<p class="small"><code>{text(incident["id"])}</code> since {clock(incident["onset_at"])}</p></li>'
-            )
-        yield f"</ul>{more(incidents)}</section>"
-    else:
-        yield "<p>None.</p></section>"
-    if told["approvals_wanted"]:
-        yield '<section><h2>Waits for an answer</h2><ul class="cards">'
-        for wanted in told["approvals_wanted"][:SHOWN]:
-            yield (
-                f"<li><p>{text(wanted['why'])}</p><p><code>x0tta6bl4 approve {text(wanted['plan'])}</code></p>"
-                f'<p class="small">until {clock(wanted["expires"])}</p></li>'
-            )
-        yield f"</ul>{more(told['approvals_wanted'])}</section>"
-    yield "<section><h2>What is watched</h2>"
-    if subjects:
-        yield '<ul class="rows">'
-        order = {"bad": 0, "doubtful": 1, "quiet": 2, "good": 3}
-        for subject in sorted(subjects, key=lambda s: (order[_tone(s["state"])], s["name"]))[:SHOWN]:
-            yield (
-                f"<li><div>{word(subject['state'])} <b>{text(subject['name'])}</b> "
-                f'<span class="small">{text(subject["kind"])}, {text(subject["mode"])}</span></div>'
-                f"<div>{text(subject['summary'])}</div>"
-                f'<div class="small">since {clock(subject["since"])}</div></li>'
-            )
-        yield f"</ul>{more(subjects)}</section>"
-    else:
-        yield "<p>Nothing is under care yet: name it under <code>subjects</code> in the configuration.</p></section>"
-    if told["pauses"]:
-        yield "<section><h2>Paused</h2><ul>"
-        for pause in told["pauses"][:SHOWN]:
-            yield (
-                f"<li><b>{text(pause['target'])}</b> by {text(pause['who'])} until {clock(pause['until'])}"
-                f"{': ' + text(pause['reason']) if pause['reason'] else ''}</li>"
-            )
-        yield "</ul></section>"
-    is_off = "" if told["flags"].get("auto_healing", True) else ", auto_healing is off"
-    yield (
-        '</main><footer><nav><a href="/status">status</a> <a href="/metrics">metrics</a> <a href="/health">health</a>'
-        f'</nav><p class="small">version {text(told["version"])}{is_off}'
-        f", cycle {loop['cycles']}, pid {told['pid']}, {told['memory']['rss_mb']:.0f} MiB, up since "
-        f"{clock(told['started_at'])}, read at {clock(told['timestamp'])}</p></footer></body></html>\n"
-    )
-
-
-def _head(title: str) -> str:
-    # Not /style.css: behind a proxy the daemon may lie in a folder of another site.
+def head(title: str, up: str) -> str:
+    """``up``: the way to the page's root; behind a proxy the daemon may lie in a folder of another site."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="robots" content="noindex">'
         f"<title>{html.escape(title)} – x0tta6bl4</title>"
-        '<link rel="stylesheet" href="../../../../style.css"></head><body><header><h1>x0tta6bl4</h1></header><main>'
+        f'<link rel="stylesheet" href="{up}style.css"></head><body><header><h1>x0tta6bl4</h1></header><main>'
     )
+
+
+def tail(text: str) -> str:
+    return f'</main><footer><p class="small">{text}</p></footer></body></html>\n'
+
+
+UP_FROM_ANSWER = "../../../../"
+"""From /api/v1/approvals/PLAN/answer."""
 
 
 def question(told: Mapping[str, Any], token: str) -> Iterator[str]:
     """What a person is asked, and two buttons; without a token the question is closed, and there are none."""
     text = html.escape
     incident = told["incident"]
-    yield _head(f"{told['subject'] or told['plan']}: {told['state']}")
+    yield head(f"{told['subject'] or told['plan']}: {told['state']}", UP_FROM_ANSWER)
     yield (
         f"<section><h2>{text(str(told['subject']))}: {text(str(told['fault']))}</h2>"
         f"<p>{text(incident.get('summary', ''))}</p><ul>"
@@ -164,14 +67,14 @@ def question(told: Mapping[str, Any], token: str) -> Iterator[str]:
     else:
         why = f": {told['why']}" if told["why"] else ""
         yield f"<p>It was {text(told['state'])} by {text(told['who'])}, {text(str(told['at']))}{text(why)}.</p>"
-    yield f'</section></main><footer><p class="small"><code>{text(told["plan"])}</code></p></footer></body></html>\n'
+    yield "</section>" + tail(f"<code>{text(told['plan'])}</code>")
 
 
 def note(title: str, sentences: Sequence[str]) -> Iterator[str]:
-    yield _head(title)
+    yield head(title, UP_FROM_ANSWER)
     yield f"<section><h2>{html.escape(title)}</h2>"
     yield from (f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-    yield "</section></main></body></html>\n"
+    yield "</section>" + tail("")
 
 
 STYLE = """\

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.kernel.facts import Answer, Incident
 from x0tta6bl4.kernel.guard import decision
@@ -82,6 +84,30 @@ def iso(wall: float, timespec: str = "milliseconds") -> str | None:
         return None
 
 
+class Status(TypedDict):
+    version: str
+    timestamp: str | None
+    started_at: str | None
+    uptime_seconds: float
+    pid: int
+    memory: dict[str, float]
+    cpu: dict[str, float | None]
+    connections: int
+    listening: dict[str, str]
+    loop: dict[str, Any]
+    subjects: list[dict[str, Any]]
+    incidents: list[dict[str, Any]]
+    held_back: list[dict[str, Any]]
+    in_treatment: list[str]
+    approvals_wanted: list[dict[str, Any]]
+    pauses: list[dict[str, Any]]
+    flags: dict[str, bool]
+    budgets: dict[str, Any]
+    conditions: list[dict[str, Any]]
+    configuration: dict[str, Any]
+    stages: dict[str, Any]
+
+
 async def report(face: Face, cpu: CpuUse, connections: int, listening: Listening) -> dict[str, Any]:
     """Everything there is to know about the daemon and what it cares for, in JSON's own types."""
     loop = face.loop
@@ -126,7 +152,7 @@ async def report(face: Face, cpu: CpuUse, connections: int, listening: Listening
             if p.until > wall
         ],
         "flags": loop.parts.flags.as_dict(),
-        "budgets": _budgets(loop),
+        "budgets": budgets(loop),
         "conditions": [
             {"code": c.code, "title": c.title, "meaning": c.meaning, "severity": c.severity, "since": iso(c.since)}
             for c in face.conditions()
@@ -240,7 +266,7 @@ async def _decisions(loop: MAPEK) -> dict[str, dict[str, Any]]:
     return said
 
 
-def _budgets(loop: MAPEK) -> dict[str, Any]:
+def budgets(loop: MAPEK) -> dict[str, Any]:
     policy, wall = loop.parts.policy, loop.parts.clock.wall()
     subjects = loop.parts.sight.subjects
 

@@ -38,6 +38,7 @@ class MemoryDatabase:
         self.broken = ""
         """A disk error in words: until it is empty again every read and write fails with it."""
         self._others_wrote = False
+        self._ours, self._theirs = 0, 0
 
     async def read(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         self._see()
@@ -55,6 +56,7 @@ class MemoryDatabase:
             done = work(statements)
             statements.execute("COMMIT")
         finally:
+            self._ours += 1
             if self._connection.in_transaction:
                 self._connection.rollback()
         return done
@@ -63,9 +65,13 @@ class MemoryDatabase:
         wrote, self._others_wrote = self._others_wrote, False
         return wrote
 
+    def version(self) -> tuple[int, int]:
+        return self._ours, self._theirs
+
     def others_wrote(self) -> None:
         """As if what was written last had come from another process."""
         self._others_wrote = True
+        self._theirs += 1
 
     def _see(self) -> None:
         if self.broken:

@@ -1,0 +1,114 @@
+"""What the handlers of the endpoint share: the daemon's face, the settings, and who keeps keys, links and streams."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from x0tta6bl4.kernel.errors import StoreError, X0tError
+from x0tta6bl4.ports.database import Database
+from x0tta6bl4.status.access import Access
+from x0tta6bl4.status.door import Door, DoorSettings
+from x0tta6bl4.status.face import Face
+from x0tta6bl4.status.filekeys import FileKeys
+from x0tta6bl4.status.links import Links
+from x0tta6bl4.status.problems import Refusal
+from x0tta6bl4.status.report import CpuUse, Listening
+from x0tta6bl4.status.routes import refused_for
+from x0tta6bl4.status.stories import Listing, Misasked, Unknown
+from x0tta6bl4.status.stream import Stream
+from x0tta6bl4.status.tls import Certificate
+
+
+class EndpointSettings(DoorSettings, Protocol):
+    """What the endpoint must know of the settings; ``settings.model.StatusSettings`` has it."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def prometheus_port(self) -> int | None: ...
+
+    @property
+    def metrics_enabled(self) -> bool: ...
+
+    @property
+    def metrics_open(self) -> bool: ...
+
+    @property
+    def health_check_interval(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What the endpoint stands on, beside the daemon's face."""
+
+    database: Database
+    access: Access
+    keys: FileKeys = field(default_factory=lambda: FileKeys({}))
+    links: Links | None = None
+    """None: no message carries a link that answers."""
+    certificate: Certificate | None = None
+    """None: plain HTTP."""
+
+
+@dataclass
+class Desk:
+    face: Face
+    settings: EndpointSettings
+    behind: Behind
+    door: Door
+    stream: Stream
+    connections: Callable[[], int] = lambda: 0
+    listening: Listening = field(default_factory=Listening)
+    cpu: CpuUse = field(default_factory=CpuUse)
+    listing: Listing = field(default_factory=Listing)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the configuration is read anew: one after the other."""
+    answering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from the look at a question to the answer: of two at once, one is told that it came too late."""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def keep(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """What goes on behind an answer; it ends with the endpoint at the latest."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def store_failing(error: StoreError, what: str) -> Refusal:
+    return Refusal(
+        503,
+        "STORE_FAILING",
+        f"{what}: {error.message}",
+        suggestions=[error.remedy] if error.remedy else [],
+        headers=[(b"retry-after", b"5")],
+    )
+
+
+def unknown(code: str, what: str, suggestions: Sequence[str] = ()) -> Refusal:
+    return Refusal(404, code, what, suggestions=suggestions)
+
+
+def in_words(error: BaseException | None) -> Refusal | None:
+    """The answer for what whoever is asked raises; None: nobody foresaw it."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, StoreError):
+        return store_failing(error, "it cannot be read")
+    suggestions = [error.remedy] if isinstance(error, X0tError) and error.remedy else []
+    if isinstance(error, Unknown):
+        return unknown("UNKNOWN", error.message, suggestions)
+    if isinstance(error, Misasked):
+        return refused_for(
+            "BAD_QUERY",
+            "the query",
+            [{"where": str(error.details["parameter"]), "message": error.message, "hint": error.remedy}],
+        )
+    return None

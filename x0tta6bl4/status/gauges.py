@@ -1,0 +1,53 @@
+"""Numbers that are not counted but read off the daemon when the metrics are written out; that changes nothing."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from x0tta6bl4.kernel.facts import Severity
+from x0tta6bl4.status.face import Face
+from x0tta6bl4.status.report import budgets
+
+Gauge = Iterable[tuple[Mapping[str, str], float]]
+
+
+def derive_gauges(face: Face) -> None:
+    """The face is asked anew each time: a reload may have replaced the loop."""
+
+    def open_incidents() -> Gauge:
+        found = Counter(incident.severity for incident in face.loop.incidents.open)
+        return [({"severity": severity.value}, float(found[severity])) for severity in Severity]
+
+    def conditions() -> Gauge:
+        # Several may be of one kind; that there is one is what the number says.
+        kinds = {(one.code, one.severity) for one in face.conditions()}
+        return [({"code": code, "severity": severity}, 1.0) for code, severity in sorted(kinds)]
+
+    def budgets_left() -> Gauge:
+        return [
+            ({"budget": budget, "name": name}, float(spent["left"]))
+            for budget, told in budgets(face.loop).items()
+            for name, spent in told["spent"].items()
+        ]
+
+    def approvals_waiting() -> Gauge:
+        wall = face.loop.parts.clock.wall()
+        waiting = sum(a.state == "wanted" and a.expires > wall for a in face.loop.standing.approvals.values())
+        return [({}, float(waiting))]
+
+    def last_progress() -> Gauge:
+        loop, clock = face.loop, face.loop.parts.clock
+        # Two clocks are never read at the same instant: what is below a millisecond is not true.
+        return [({}, round(clock.wall() - (clock.monotonic() - loop.last_progress), 3))]
+
+    def journal_failing() -> Gauge:
+        return [({}, float(bool(face.loop.standing.store_trouble)))]
+
+    for name, read in (
+        ("x0tta6bl4_incidents_open", open_incidents),
+        ("x0tta6bl4_condition", conditions),
+        ("x0tta6bl4_budget_left", budgets_left),
+        ("x0tta6bl4_approvals_waiting", approvals_waiting),
+        ("x0tta6bl4_loop_last_progress_timestamp_seconds", last_progress),
+        ("x0tta6bl4_journal_failing", journal_failing),
+    ):
+        face.metrics.derive(name, read)
