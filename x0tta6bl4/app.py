@@ -36,6 +36,7 @@ from x0tta6bl4.adapters.sqlite import SqliteDatabase
 from x0tta6bl4.adapters.systemd import SystemctlUnits
 from x0tta6bl4.kernel.bus import EventBus
 from x0tta6bl4.kernel.errors import AlreadyRunning, ConfigError, PluginError, Problem, StoreError, X0tError
+from x0tta6bl4.kernel.events import Event, EventType
 from x0tta6bl4.kernel.flags import FeatureFlags, known_flag
 from x0tta6bl4.kernel.health import HealthChecker
 from x0tta6bl4.kernel.loop import MAPEK, Parts
@@ -705,6 +706,7 @@ class Daemon:
                 wall,
             )
             log.error("reload refused; the old configuration stays", extra={"problems": list(problems)})
+            self._tell_reload(problems)
             return problems
         self.loaded, self._next = loaded, blueprint
         self.last_reload = Reloaded(wall, True)
@@ -713,11 +715,17 @@ class Daemon:
         self.metrics.set("x0tta6bl4_config_last_reload_success_timestamp_seconds", wall)
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         log.info("configuration read again", extra={"files": [str(f) for f in loaded.files]})
+        self._tell_reload(())
         self._asked.set()
         if self._loop is not None:
             self._loop_left = time.monotonic()
             self._loop.stop()
         return ()
+
+    def _tell_reload(self, problems: Sequence[str]) -> None:
+        if self._loop is not None:
+            told = {"taken_over": not problems, "problems": list(problems)}
+            self._loop.parts.bus.publish_nowait(Event(EventType.CONFIG_CHANGE, told, source="daemon"))
 
     # -- life --
 

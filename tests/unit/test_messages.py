@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -83,6 +85,19 @@ def test_a_webhook_gets_the_whole_message(hook: Hook) -> None:
         "incident": "i-7",
         "at": 1795183801.0,
     }
+
+
+def test_a_webhook_can_tell_a_message_that_came_twice_and_to_which_trace_it_belongs(hook: Hook) -> None:
+    message = replace(MESSAGE, key="i-7/3/tell", trace="ab" * 16)
+    for _ in range(2):
+        asyncio.run(OutboundMessages(timeout=30).webhook(hook.url, message))
+
+    keys, traces = zip(*((h["idempotency-key"], h["traceparent"]) for _, h, _ in hook.heard), strict=True)
+    assert {"i-7/3/tell"} == set(keys)
+    assert all(re.fullmatch(r"00-(ab){16}-[0-9a-f]{16}-00", trace) for trace in traces)
+    assert traces[0] != traces[1]
+    post(hook.url)
+    assert {"idempotency-key", "traceparent"}.isdisjoint(hook.heard[-1][1])
 
 
 def test_a_webhook_gets_its_token_from_the_file(hook: Hook, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,10 @@ def _post(url: str, message: Message, token_file: str | None, timeout: float) ->
     if parts.scheme not in ("http", "https") or not host:
         raise StepRefused(f"not a webhook: {url!r}", remedy="it must begin with https:// or http://")
     headers = {"Content-Type": "application/json", "User-Agent": "x0tta6bl4"}
+    if message.key:
+        headers["Idempotency-Key"] = message.key
+    if message.trace:
+        headers["Traceparent"] = f"00-{message.trace}-{secrets.token_hex(8)}-00"
     if token_file is not None:
         if parts.scheme != "https" and host not in _NEAR:
             raise StepRefused(f"the token for {host} is not sent unencrypted", remedy="use https://")

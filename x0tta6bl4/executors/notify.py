@@ -7,13 +7,13 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, field_validator
 
 from x0tta6bl4.executors._arguments import action_of, arguments_of
 from x0tta6bl4.kernel.errors import StepFailed
-from x0tta6bl4.kernel.facts import Severity, Step
+from x0tta6bl4.kernel.facts import Severity, Step, trace_id_of
 from x0tta6bl4.kernel.plugin import Action, Effect, PluginConfig, executor
 from x0tta6bl4.kernel.units import Seconds
 from x0tta6bl4.ports.clock import Clock
@@ -161,6 +161,8 @@ class Notify:
             args.plan,
             args.expires,
             link,
+            quote(step.key, safe="/:._-"),
+            trace_id_of(args.incident) if args.incident else "",
         )
         limit = step.timeout * SHARE
         tried = await asyncio.gather(*(_tried(c, message, args.reasons, limit) for c in channels))

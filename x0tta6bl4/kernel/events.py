@@ -42,6 +42,8 @@ class EventType(StrEnum):
     FLAG_CHANGE = "flag_change"
     CONFIG_CHANGE = "config_change"
     CONDITION = "condition"
+    PAUSE = "pause"
+    APPROVAL = "approval"
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:

@@ -30,7 +30,7 @@ from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
 from x0tta6bl4.kernel.incidents import REOPEN, Incidents
 from x0tta6bl4.kernel.lifecycle import State, StateMachine
-from x0tta6bl4.kernel.memory import Feedback, Knowledge, SubjectState, Unfinished, plain
+from x0tta6bl4.kernel.memory import Feedback, Knowledge, Pause, SubjectState, Unfinished, plain
 from x0tta6bl4.kernel.plugin import Advance, Alarmed, Analyzer, Planner, Situation
 from x0tta6bl4.kernel.policy import GuardPolicy
 from x0tta6bl4.kernel.respond import Catalogue, Responder, StoppedUnproved
@@ -151,6 +151,8 @@ class MAPEK:
             self.parts.clock,
             lambda: bool(self.standing.in_treatment),
         )
+        self._told_standing: tuple[Mapping[str, bool], Mapping[str, Pause], Mapping[str, str]] | None = None
+        """Flags, pauses and the states of approvals, as they were told last."""
         self.first_turn = asyncio.Event()
         self._status = "stopped"
         self._ready = False
@@ -294,6 +296,27 @@ class MAPEK:
         self.parts.meter.set("x0tta6bl4_paused", float(len(self.standing.pauses)))
         for name, value in self.parts.flags.as_dict().items():
             self.parts.meter.set("x0tta6bl4_feature_flag", float(value), flag=name)
+        self._tell_changes()
+
+    def _tell_changes(self) -> None:
+        """What people have changed since this was told last, whichever way they did it."""
+        flags, pauses = self.parts.flags.as_dict(), {pause.id: pause for pause in self.standing.pauses}
+        states = {plan: approval.state for plan, approval in self.standing.approvals.items()}
+        before, self._told_standing = self._told_standing, (flags, pauses, states)
+        if before is None:
+            return  # what was so before this life began is no news
+        for name, value in flags.items():
+            if before[0].get(name) != value:
+                self._tell("flag_change", "", {"flag": name, "value": value})
+        for id, pause in {**before[1], **pauses}.items():
+            if (id in pauses) != (id in before[1]):
+                about = {"target": pause.target, "until": pause.until, "who": pause.who, "reason": pause.reason}
+                self._tell("pause", pause.target, {**about, "state": "begun" if id in pauses else "ended"})
+        for plan, state in states.items():
+            if before[2].get(plan) != state:
+                approval = self.standing.approvals[plan]
+                about = {"plan": plan, "incident": approval.incident, "who": approval.who, "why": approval.why}
+                self._tell("approval", "", {**about, "state": state, "expires": approval.expires})
 
     async def _learn(self, faults: Iterable[str]) -> None:
         """What is known of earlier tries, for a planner that asks. Read beside the work, never in front of a heal."""
@@ -423,6 +446,7 @@ class MAPEK:
                 self.lifecycle.transition_to(State.PROCESSING, trigger)
                 self.lifecycle.transition_to(State.ERROR, f"longer than {self.timeout:g} s")
             self._came_to_rest()
+            self._tell_changes()
             ended = self.parts.clock.monotonic()
             self.last_progress = ended
             turn = replace(draft, seconds=ended - began)

@@ -19,6 +19,10 @@ class Message:
     """Wall-clock seconds until which it can be answered."""
     answer_url: str = ""
     """Where it can be answered. Whoever has it may answer, so it is for the receiver alone: no log, no journal."""
+    key: str = ""
+    """The same for each try to send it, so that a receiver can tell one that came twice."""
+    trace: str = ""
+    """The trace id that all about the incident shares: 32 hexadecimal digits."""
 
 
 class Messages(Protocol):

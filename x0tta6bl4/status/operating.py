@@ -212,6 +212,7 @@ class Operating:
             except StoreError as error:
                 raise store_failing(error, f"{name} was not set") from error
             log.info("flag set", extra={"flag": name, "value": value, **asked.about()})
+        await self._heed()
 
     # -- the configuration -----------------------------------------------------------------------------------------
 

@@ -57,12 +57,12 @@ KEPT = 1000
 KEPT_BYTES = 1024 * 1024
 EVENT_BYTES = 32 * 1024
 """A larger event is told without its long parts."""
-PIECE = 32 * 1024
+PIECE = 16 * 1024
 """Bytes written to one reader at a time: with the system's own buffer all that an idle reader can hold on to."""
 SYSTEM_BUFFER = 64 * 1024
 PACE = 0.075
 """Seconds from an event to its handing on, together with all that came meanwhile: a heal is mostly over by then."""
-GROUP, REST = 16, 0.002
+GROUP, REST = 16, 0.003
 """After so many readers the daemon has so many seconds for itself: at worst a tenth of its time goes to readers."""
 WRITTEN_AT_ONCE = 32
 """Events turned into text before others have their turn."""

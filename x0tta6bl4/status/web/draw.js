@@ -181,6 +181,9 @@ const TONE = new Map(Object.entries(TONES).flatMap(([tone, words]) => words.map(
 // Which colour and sign a word has; the word itself always stands there too.
 export const tone = (word) => TONE.get(word) ?? "bad";
 
+// What stands between backquotes in a sentence is something to type.
+export const coded = (text) => text.split(/`([^`]+)`/).map((part, number) => (number % 2 ? h("code", null, part) : part));
+
 export const word = (said, of = tone(said)) => h("span", { class: `word ${of}` }, said);
 
 // -- numbers -----------------------------------------------------------------------------------------------------
@@ -228,8 +231,8 @@ export function chart(series, marks, from, to) {
   let low = isYesNo ? 0 : Math.min(least, ...near, ...band.map((b) => b[1]));
   let high = isYesNo ? 1 : Math.max(most, ...near, ...band.map((b) => b[2]));
   if (low > 0 && low < high / 2) low = 0;
-  if (low === high) [low, high] = [low - Math.abs(low) / 10 - 0.5, high + Math.abs(high) / 10 + 0.5];
-  const tall = isYesNo ? 44 : 132;
+  if (low === high) [low, high] = low < 0 ? [2 * low, 0] : [0, 2 * high || 1];
+  const tall = isYesNo ? 44 : 110;
   const pad = 5;
   const x = (t) => ((t - from) / (to - from || 1)) * WIDE;
   const y = (v) => pad + (1 - (v - low) / (high - low)) * (tall - 2 * pad);

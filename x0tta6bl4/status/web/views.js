@@ -1,6 +1,6 @@
 // What stands on the page: each view as a function of what is known. Nothing here fetches, waits or remembers.
 
-import { ago, amount, at, chart, clock, h, now, plural, span, tone, until, word } from "./draw.js";
+import { ago, amount, at, chart, clock, coded, h, now, plural, span, tone, until, word } from "./draw.js";
 
 const RANKS = { critical: 0, major: 1, warning: 2, info: 3 };
 const TONES = { bad: 0, doubtful: 1, quiet: 2, good: 3 };
@@ -34,7 +34,7 @@ function note(said, again) {
     "div",
     { class: "note bad", role: "alert" },
     h("p", null, said.message.replace(/([^.!?])$/, "$1."), after),
-    said.suggestions.length > 0 && h("ul", null, said.suggestions.map((one) => h("li", null, one))),
+    said.suggestions.length > 0 && h("ul", null, said.suggestions.map((one) => h("li", null, coded(one)))),
     (said.id || again) && h("p", { class: "soft" }, again && button("Try again", again), said.id && ` request ${said.id}`),
   );
 }
@@ -184,7 +184,7 @@ function conditions(told) {
       "ul",
       { class: "cards" },
       told.conditions.map((one) =>
-        h("li", { key: one.code }, h("h3", null, word(one.severity), " ", one.title), h("p", null, one.meaning), h("p", { class: "soft" }, h("code", null, one.code), " since ", at(one.since))),
+        h("li", { key: one.code }, h("h3", null, word(one.severity), " ", one.title), h("p", null, coded(one.meaning)), h("p", { class: "soft" }, h("code", null, one.code), " since ", at(one.since))),
       ),
     ),
   );
@@ -192,7 +192,7 @@ function conditions(told) {
 
 function decisionWords(said) {
   if (!said) return "nothing decided yet";
-  return [word(TOLD[said.answer] ?? said.answer), " ", said.action && [h("code", null, said.action), " "], `${said.sentence} (${said.check})`, said.until && [", ", until(said.until)]];
+  return [word(TOLD[said.answer] ?? said.answer), " ", said.action && [h("code", null, said.action), " "], coded(said.sentence), ` (${said.check})`, said.until && [", ", until(said.until)]];
 }
 
 function openIncidents(state, act, told) {
@@ -242,7 +242,7 @@ function heldBack(told) {
             h("td", { "data-of": "Subject" }, incidentLink(one.incident, one.subject)),
             h("td", { "data-of": "What" }, one.action ? h("code", null, one.action) : "–"),
             h("td", { "data-of": "Answer" }, word(TOLD[one.answer] ?? one.answer)),
-            h("td", { "data-of": "Why" }, `${one.sentence} (${one.check})`),
+            h("td", { "data-of": "Why" }, coded(one.sentence), ` (${one.check})`),
             h("td", { "data-of": "Until" }, one.until ? until(one.until) : "–"),
           ),
         ),
@@ -316,7 +316,7 @@ function question(state, act, wanted) {
         ),
       ),
       speaksFor.length > 0 && [h("h4", null, "What speaks for it"), h("ul", null, speaksFor.map((one) => h("li", null, one)))],
-      against.length > 0 && [h("h4", null, "What would stop it all the same"), h("ul", null, against.map((one) => h("li", null, word(TOLD[one.answer] ?? one.answer), ` ${one.check}: ${one.sentence}`, one.until && [", ", until(one.until)])))],
+      against.length > 0 && [h("h4", null, "What would stop it all the same"), h("ul", null, against.map((one) => h("li", null, word(TOLD[one.answer] ?? one.answer), ` ${one.check}: `, coded(one.sentence), one.until && [", ", until(one.until)])))],
       told.moot && h("p", { class: "note" }, `No answer is needed any more: ${told.moot}.`),
       told.state !== "wanted" && h("p", { class: "note" }, `It was ${told.state}${told.who ? ` by ${told.who}` : ""}${told.why ? `: ${told.why}` : ""}.`),
       h(
@@ -382,7 +382,7 @@ function story(state, act, told) {
             { key: `${line.at}-${line.kind}-${number}`, class: `${tone(line.phase)} ${line.phase}` },
             h("div", { class: "when" }, at(line.at)),
             h("div", { class: "phase" }, word(line.phase)),
-            h("div", null, line.text, line.times > 1 && h("span", { class: "soft" }, ` (${line.times} times, last `, at(line.last_at), ")"), dataOf(line.data)),
+            h("div", null, coded(line.text), line.times > 1 && h("span", { class: "soft" }, ` (${line.times} times, last `, at(line.last_at), ")"), dataOf(line.data)),
           ),
         ),
       ),
@@ -397,7 +397,7 @@ function next(state, told) {
   if (told.closed_at || !one) return null;
   const stand = one.stand;
   const lines = [
-    one.decision?.remedy && ["What you can do: ", one.decision.remedy],
+    one.decision?.remedy && ["What you can do: ", coded(one.decision.remedy)],
     ...(stand?.doing ?? []).map((doing) => [doing.what, doing.under_way ? ", under way" : "", doing.not_before && [", not before ", at(doing.not_before)]]),
     ...(stand?.timers ?? []).map((timer) => [timer.what, timer.at && [": ", until(timer.at)], timer.leads_to.length > 0 && `, then ${timer.leads_to.join(", ")}`]),
     stand?.begins_anew_at && ["Its runbook begins anew: ", until(stand.begins_anew_at)],
@@ -423,7 +423,7 @@ function charts(signals) {
   if (!signals.series.length) return h("p", { class: "soft" }, "No signal of that time is kept.");
   const marks = signals.marks.map((one) => ({ t: seconds(one.at), kind: one.kind, text: one.text }));
   return [
-    signals.series.map((one) => chart(one, marks, seconds(signals.from), seconds(signals.to))),
+    h("div", { key: "charts", class: "charts" }, signals.series.map((one) => chart(one, marks, seconds(signals.from), seconds(signals.to)))),
     marks.length > 0 &&
       h("ol", { key: "marks", class: "marks" }, marks.map((mark) => h("li", null, h("span", { class: "soft" }, `${clock(mark.t * 1000)} ${mark.kind}`), " ", mark.text))),
     signals.left_out.length > 0 && h("p", { key: "left", class: "soft" }, `Seen, and not drawn here: ${signals.left_out.join(", ")}.`),
