@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from x0tta6bl4.adapters.commands import LinuxCommands
 from x0tta6bl4.executors.notify import PLUGIN, REMEMBERED, Config, Notify
 from x0tta6bl4.kernel.errors import StepFailed, StepRefused
-from x0tta6bl4.kernel.facts import Step
+from x0tta6bl4.kernel.facts import Step, trace_id_of
 from x0tta6bl4.kernel.plugin import Tools
 from x0tta6bl4.ports.messages import Message
 from x0tta6bl4.testing.virtual_time import run
@@ -78,8 +79,18 @@ def test_a_message_goes_out_by_every_channel_with_what_the_judgement_rests_on() 
         "https://chat.example.org/hooks/s3cret /run/token",
         "ops@example.org daemon@example.org mail.example.org:25",
     ] == [where for where, _ in outbox.sent]
-    expected = Message("web", "web: hung", "no answer\n- probe said so", "major", "i1", 1_700_000_000.0)
+    expected = Message(
+        "web", "web: hung", "no answer\n- probe said so", "major", "i1", 1_700_000_000.0, trace=trace_id_of("i1")
+    )
     assert expected == outbox.sent[0][1]
+
+
+def test_each_try_of_a_step_sends_the_same_key() -> None:
+    outbox = Outbox()
+    notifier = built(outbox, webhook=WEBHOOK)
+    for attempt in (0, 1):
+        run(notifier.act(replace(step(), key="i1/3/tell", attempt=attempt)))
+    assert {"i1/3/tell"} == {message.key for _, message in outbox.sent}
 
 
 def test_a_program_gets_the_message_as_json_on_its_input(tmp_path: Path) -> None:
