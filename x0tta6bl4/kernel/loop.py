@@ -37,7 +37,7 @@ from x0tta6bl4.kernel.respond import Catalogue, Responder, StoppedUnproved
 from x0tta6bl4.kernel.sight import Sight, View
 from x0tta6bl4.kernel.signals import Keeping
 from x0tta6bl4.kernel.subjects import subject_of
-from x0tta6bl4.kernel.summary import describe
+from x0tta6bl4.kernel.summary import Description, describe
 from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.kernel.watching import Instance, Watching, until_next
 from x0tta6bl4.ports.clock import Clock
@@ -170,6 +170,9 @@ class MAPEK:
         self._held: set[str] = set()
         self._failing_analyzers: set[str] = set()
         self._told_decisions: dict[str, tuple[str, str, str]] = {}
+        self._told_incidents: dict[str, tuple[object, ...]] = {}
+        self._told_subjects: dict[str, str] = {}
+        """Name -> the state that was told last."""
         self.trials: dict[str, list[Feedback]] = {}
         """What is known of earlier tries, by fault."""
         self._unlearnt: set[str] = set()
@@ -337,6 +340,7 @@ class MAPEK:
                             await self._take_up(left)
                     await self.refresh()  # the switch may have been thrown meanwhile: known before anything is done
                     log.info("the journal can be written again", extra={"was": self.standing.store_trouble})
+                    self._tell("condition", "journal", {"state": "ok", "reason": ""})
                     self.standing.store_trouble = ""
                     self._due()
                 if self.parts.knowledge.changed_by_others():
@@ -935,7 +939,15 @@ class MAPEK:
         self._tell(
             "step",
             incident.subject,
-            {"step": left.step.id, "action": left.step.action, "state": outcome.result.value, "detail": outcome.detail},
+            {
+                "step": left.step.id,
+                "action": left.step.action,
+                "target": left.step.target,
+                "state": outcome.result.value,
+                "detail": outcome.detail,
+                "incident": incident.id,
+                "rung": left.plan.rung,
+            },
         )
         if left.plan.rung == ASKING:  # it was no rung of the ladder: whoever approves meanwhile approves that one
             await self.responder.settled(left.step, outcome)
@@ -961,6 +973,8 @@ class MAPEK:
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
         for incident in opened:
             self.parts.meter.count("x0tta6bl4_incidents_opened_total", fault=incident.fault)
+            if incident.reopened:
+                self.parts.meter.count("x0tta6bl4_incidents_reopened_total", subject=incident.subject)
             self.parts.meter.observe(
                 "x0tta6bl4_time_to_detect_seconds",
                 max(0.0, wall - incident.onset_at),
@@ -975,11 +989,7 @@ class MAPEK:
                     "summary": incident.summary,
                 },
             )
-            self._tell(
-                "incident",
-                incident.subject,
-                {"incident": incident.id, "state": "open", "fault": incident.fault, "summary": incident.summary},
-            )
+            self._tell_incident(incident)
             self.keeping.opened(incident)
         unlearnt, self._unlearnt = self._unlearnt | {i.fault for i in (*opened, *closed)}, set()
         await self._learn(unlearnt)
@@ -987,6 +997,8 @@ class MAPEK:
         unsaved = tuple(self._unsaved.values())
         for at in range(0, len(unsaved), SAVED_TOGETHER):
             await self._save(unsaved[at : at + SAVED_TOGETHER])
+        for incident in changed:
+            self._tell_incident(self.incidents.known(incident))
         for incident in closed:
             self._closed(incident)
         for incident in (*opened, *changed):
@@ -995,8 +1007,8 @@ class MAPEK:
                 await knowledge.add_finding(incident.id, finding, wall)
         for plan, incident, verdicts in drafts:
             await self._decided(plan, incident, verdicts)
+        rows = self._describe(view)
         if view.scope is None:
-            rows = [describe(view.sight, self.incidents, name, view.now) for name in sorted(view.sight.subjects)]
             await knowledge.save_subjects(
                 [SubjectState(r.name, r.state, wall - (view.now - r.since), r.summary, wall) for r in rows]
             )
@@ -1007,6 +1019,18 @@ class MAPEK:
                 self.wake({i.subject for i in self.incidents.open if i.id == expired.incident})
             if self.cycle_count % 60 == 1:
                 await self._retain(wall)
+
+    def _describe(self, view: View) -> list[Description]:
+        """How those are that the turn was about; a change is told."""
+        subjects = view.sight.subjects
+        names = sorted(subjects if view.scope is None else view.scope & subjects.keys())
+        rows = [describe(view.sight, self.incidents, name, view.now) for name in names]
+        for row in rows:
+            before = self._told_subjects.get(row.name)
+            if before != row.state:
+                self._told_subjects[row.name] = row.state
+                self._tell("health_status", row.name, {"state": row.state, "before": before, "summary": row.summary})
+        return rows
 
     async def _save(self, incidents: Sequence[Incident]) -> None:
         """Together, for a commit costs more than what is in it; each by itself where one of them is refused."""
@@ -1052,10 +1076,31 @@ class MAPEK:
                 "seconds": round((incident.closed_at or 0.0) - incident.onset_at, 3),
             },
         )
+        self._tell_incident(incident)
+
+    def _tell_incident(self, incident: Incident) -> None:
+        """Whenever something about it is different that people look at."""
+        told = (incident.state, incident.severity, incident.summary, incident.reopened, incident.tries, incident.rung)
+        if self._told_incidents.get(incident.id) == told:
+            return
+        self._told_incidents[incident.id] = told
+        if incident.state is IncidentState.CLOSED:
+            del self._told_incidents[incident.id]
         self._tell(
             "incident",
             incident.subject,
-            {"incident": incident.id, "state": "closed", "fault": incident.fault, "ended": incident.ended},
+            {
+                "incident": incident.id,
+                "state": incident.state.value,
+                "fault": incident.fault,
+                "severity": incident.severity.value,
+                "summary": incident.summary,
+                "reopened": incident.reopened,
+                "tries": incident.tries,
+                "rung": incident.rung,
+                "onset": incident.onset_at,
+                "ended": incident.ended,
+            },
         )
 
     async def _decided(self, plan: Plan | None, incident: Incident, verdicts: tuple[Verdict, ...]) -> None:
@@ -1112,6 +1157,8 @@ class MAPEK:
             {
                 "incident": incident.id,
                 "plan": plan.id if plan else None,
+                "action": plan.steps[0].action if plan else None,
+                "target": plan.steps[0].target if plan else None,
                 "check": verdict.check,
                 "answer": verdict.answer.value,
                 "sentence": verdict.sentence,

@@ -299,7 +299,16 @@ class Responder:
                 self._told(
                     "decision",
                     incident.subject,
-                    {"plan": plan.id, "check": gone.check, "answer": "deny", "sentence": gone.sentence},
+                    {
+                        "incident": incident.id,
+                        "plan": plan.id,
+                        "action": step.action,
+                        "target": step.target,
+                        "check": gone.check,
+                        "answer": "deny",
+                        "sentence": gone.sentence,
+                        "until": None,
+                    },
                 )
                 return None
             if self.stopping.is_set():
