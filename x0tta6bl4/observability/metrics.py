@@ -61,7 +61,20 @@ METRICS: tuple[Declared, ...] = (
     ),
     Declared("x0tta6bl4_findings_total", "counter", "Judgements that a subject has a fault.", ("fault",)),
     Declared("x0tta6bl4_incidents_open", "gauge", "Incidents that are not closed, by severity.", ("severity",)),
+    Declared(
+        "x0tta6bl4_incident_open_since_timestamp_seconds",
+        "gauge",
+        "Onset of the oldest incident that is not closed, by severity.",
+        ("severity",),
+    ),
     Declared("x0tta6bl4_incidents_opened_total", "counter", "Incidents opened.", ("fault",)),
+    Declared(
+        "x0tta6bl4_incidents_reopened_total",
+        "counter",
+        "Incidents opened again soon after they were closed, or were proved to be over.",
+        ("subject",),
+        most=10_000,
+    ),
     Declared("x0tta6bl4_incidents_closed_total", "counter", "Incidents closed, by how they ended.", ("fault", "ended")),
     Declared(
         "x0tta6bl4_steps_total",
@@ -118,11 +131,11 @@ METRICS: tuple[Declared, ...] = (
     ),
     Declared("x0tta6bl4_sign_ins_total", "counter", "Operators' attempts to sign in, by how they ended.", ("result",)),
     Declared("x0tta6bl4_tls_certificate_expiry_timestamp_seconds", "gauge", "When the endpoint's certificate expires."),
-    Declared("x0tta6bl4_journal_writes_total", "counter", "Commits to the journal."),
     Declared("x0tta6bl4_journal_failing", "gauge", "1 while the journal cannot be written; nothing is done then."),
     Declared(
         "x0tta6bl4_loop_last_progress_timestamp_seconds", "gauge", "When a turn of the loop last came to its end."
     ),
+    Declared("x0tta6bl4_loop_interval_seconds", "gauge", "From one turn about everything to the next."),
     Declared("x0tta6bl4_event_loop_lag_seconds", "gauge", "How much later than asked the event loop came to a timer."),
     Declared(
         "x0tta6bl4_condition",

@@ -14,7 +14,7 @@ from x0tta6bl4.status.access import NOBODY
 from x0tta6bl4.status.approvals import Approvals
 from x0tta6bl4.status.commands import Commands
 from x0tta6bl4.status.desk import Behind, Desk, EndpointSettings, in_words
-from x0tta6bl4.status.door import SAFE, Door, refuse_method
+from x0tta6bl4.status.door import SAFE, Door, refuse_method, shows_credential
 from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.openapi import Description
 from x0tta6bl4.status.operating import Operating
@@ -162,7 +162,7 @@ class StatusApp:
         if origin is not None and method not in SAFE and asked.caller.kind == "session":
             raise Refusal(403, "CROSS_SITE", "a page of another site cannot change anything with a sign-in")
         door.must_be_allowed(asked, route)
-        if method not in SAFE and asked.caller.kind == "session":
+        if method not in SAFE and asked.caller.kind == "session" and not shows_credential(asked):
             door.must_not_be_forged(asked)
         if self._busy >= AT_ONCE and is_limited:
             raise Refusal(

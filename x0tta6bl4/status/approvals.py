@@ -81,7 +81,8 @@ class Approvals:
             ),
         ]
         if self.desk.behind.links is not None:
-            pages = {200: Gives("A page for people.", media=HTML), 403: Gives("The link does not hold.", media=HTML)}
+            no_link, no_store = Gives("The link does not hold.", media=HTML), Gives("The store fails.", media=HTML)
+            not_taken = {status: Gives("Why it was not taken.", media=HTML) for status in (400, 409, 413, 415, 422)}
             routes += [
                 Route(
                     "GET",
@@ -89,7 +90,7 @@ class Approvals:
                     self._link,
                     "Shows the question that a link in a message was made for; changes nothing.",
                     group="approvals",
-                    gives=pages,
+                    gives={200: Gives("A page for people.", media=HTML), 403: no_link, 503: no_store},
                     refuses=(403, 404, 503),
                 ),
                 Route(
@@ -98,7 +99,12 @@ class Approvals:
                     self._answer_link,
                     "Answers it, once, with the token of the link.",
                     group="approvals",
-                    gives={**one, 403: Gives("The link does not hold.", media=HTML)},
+                    gives={
+                        200: Gives("The question, and how it stands.", answers.Question, also=[HTML]),
+                        403: no_link,
+                        503: no_store,
+                        **not_taken,
+                    },
                     takes={"application/json": LinkSaid, "application/x-www-form-urlencoded": LinkSaid},
                     refuses=(403, 404, 409, 503),
                 ),
@@ -208,9 +214,8 @@ class Approvals:
 
     async def _answer_link(self, asked: Asked) -> Response:
         try:
-            if not self.desk.door.is_ours(asked) and asked.headers.get(b"origin") != b"null":
-                # The token is what keeps strangers out; this keeps out a page of theirs that has come by one. With
-                # no-referrer a browser gives the origin of a form as `null`, so that one says nothing.
+            if not self.desk.door.is_ours(asked, is_null_nobody=False):
+                # The token is what keeps strangers out; this keeps out a page of theirs that has come by one.
                 raise Refusal(403, "CROSS_SITE", "a page of another site cannot answer")
             given = await _form_or_json(asked)
             token = given.pop("token", None) or asked.query.get("token", "")

@@ -36,6 +36,7 @@ KEPT = 24 * 3600.0
 """Seconds for which a command and its answer are remembered."""
 UNDER_WAY = 16
 """Commands at work in the background at the same time."""
+DIED = "the daemon ended while it was under way; look before you ask again"
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -150,6 +151,14 @@ class Receipts:
 
         return await self._database.write(work)
 
+    async def find(self, receipt: Receipt) -> Receipt | None:
+        """The one that was taken for the same caller's same key, as long as it is remembered."""
+        found = await self._database.read(
+            f"SELECT {self._COLUMNS} FROM commands WHERE caller = ? AND key = ? AND at >= ?",  # noqa: S608  # own words
+            [receipt.caller, receipt.key, receipt.at - KEPT],
+        )
+        return Receipt(*found[0]) if found else None
+
     async def end(self, id: str, at: float, status: int, body: str) -> None:
         await self._database.write(
             lambda t: t.execute(
@@ -228,8 +237,6 @@ class Commands:
         if not asked.caller.scope.allows(command.needs):
             raise Refusal(403, "FORBIDDEN", f"{said.command} needs the scope {command.needs}")
         params = read_said(command.params, said.params, "BAD_PARAMS")
-        says = await command.check(asked, params)
-        loop = self.desk.face.loop
         receipt = Receipt(
             f"cmd-{secrets.token_hex(8)}",
             f"{asked.caller.kind}:{asked.caller.id or asked.caller.name}",
@@ -237,8 +244,12 @@ class Commands:
             hashlib.sha256(json.dumps(plain(said.model_dump()), sort_keys=True).encode()).hexdigest(),
             said.command,
             self._life,
-            loop.parts.clock.wall(),
+            self.desk.face.loop.parts.clock.wall(),
         )
+        if receipt.key and not said.dry_run and (before := await self._before(receipt)) is not None:
+            # Before the check: what was done by this key is often what would be in the way of doing it once more.
+            return await self._again(before, receipt)
+        says = await command.check(asked, params)
         if said.dry_run:
             return answer(_told(receipt, "would run", says))
         if len(self._running) >= UNDER_WAY:
@@ -256,6 +267,12 @@ class Commands:
         ended = await self._found(receipt.id)
         return _answered(ended) if ended.status is not None else _under_way(ended, says)
 
+    async def _before(self, receipt: Receipt) -> Receipt | None:
+        try:
+            return await self._receipts.find(receipt)
+        except StoreError as error:
+            raise store_failing(error, "whether the command was taken before cannot be read") from error
+
     async def _again(self, taken: Receipt, now: Receipt) -> Response:
         """The same key once more: the answer that the first one got, never the act."""
         if taken.digest != now.digest:
@@ -265,9 +282,20 @@ class Commands:
                 f"this Idempotency-Key was used for another command before ({taken.command})",
                 suggestions=["make a new key for each command"],
             )
-        response = _answered(taken) if taken.status is not None else self._unfinished(taken)
+        taken = await self._as_it_stands(taken)
+        if taken.status is not None:
+            response = _answered(taken)
+        elif taken.id in self._running:
+            response = _under_way(taken, "")
+        else:
+            response = answer(_told(taken, "unknown", DIED))
         response.headers["idempotency-replayed"] = "true"
         return response
+
+    async def _as_it_stands(self, found: Receipt) -> Receipt:
+        """It may have ended between the look at the disk and now; then the disk knows more."""
+        has_ended = found.status is None and found.life == self._life and found.id not in self._running
+        return await self._found(found.id) if has_ended else found
 
     async def _run(self, asked: Asked, command: Command, params: Any, receipt: Receipt, says: str) -> None:
         ended = await guarded(lambda: command.do(asked, params), asked.said.timeout_seconds)
@@ -295,18 +323,14 @@ class Commands:
         return found
 
     async def _look(self, asked: Asked) -> Response:
-        found = await self._found(asked.params["id"])
+        found = await self._as_it_stands(await self._found(asked.params["id"]))
         if found.status is None:
-            return self._unfinished(found)
+            is_running = found.id in self._running
+            return answer(_told(found, "running", "") if is_running else _told(found, "unknown", DIED))
         told = json.loads(found.body or "{}")
         if found.status != 200:
             told = _told(found, "failed", told.get("detail", ""), problem=told, ended_at=found.ended_at)
         return answer(told)
-
-    def _unfinished(self, found: Receipt) -> Response:
-        if found.id in self._running:
-            return _under_way(found, "")
-        return answer(_told(found, "unknown", "the daemon ended while it was under way; look before you ask again"))
 
     # -- the commands ------------------------------------------------------------------------------------------------
 

@@ -159,10 +159,14 @@ class Door:
         origin = parse_origin(given.decode("latin-1"))
         return given if origin is not None and origin in self._allowed else None
 
-    def is_ours(self, asked: Asked) -> bool:
-        """Whether the page that asks is one of this endpoint's own."""
+    def is_ours(self, asked: Asked, *, is_null_nobody: bool = True) -> bool:
+        """Whether the page that asks is one of this endpoint's own.
+
+        A page with no-referrer gives the origin of its form as ``null``; ``is_null_nobody=False`` takes that for none
+        given.
+        """
         given = asked.headers.get(b"origin")
-        if given is None:
+        if given is None or (given == b"null" and not is_null_nobody):
             # Browsers send an origin with whatever changes something. Without one, they say at least which site it was.
             return asked.headers.get(b"sec-fetch-site", b"same-origin") in (b"same-origin", b"none")
         return is_same_site(parse_origin(given.decode("latin-1")), asked.headers.get(b"host", b"").decode("latin-1"))
@@ -294,6 +298,11 @@ def is_same_site(origin: Origin | None, host: str) -> bool:
     if origin is None:
         return False
     return parse_origin(f"{origin.scheme}://{host}") == origin
+
+
+def shows_credential(asked: Asked) -> bool:
+    """Whether it says in a header who it is: no page of another site can make a browser do that unasked."""
+    return b"authorization" in asked.headers or b"x-api-key" in asked.headers
 
 
 def _credential(asked: Asked) -> str | None:

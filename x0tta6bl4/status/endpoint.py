@@ -62,6 +62,8 @@ class _Connection(HttpToolsProtocol):
     stuck_since: float | None = None
     arrived = 0
     is_in_head = True
+    trailing_from: int | None = None
+    """After how many bytes the head of a chunk was there whose body has not begun: behind the last one, for good."""
     refusal: Refusal | None = None
     answering: "RequestResponseCycle | None" = None
     """The request that is being answered; ``cycle`` may be one that came after it already."""
@@ -97,15 +99,30 @@ class _Connection(HttpToolsProtocol):
             return
         if self.is_in_head and self.arrived > HEAD_LIMIT:
             self.refuse(_too_large())
-        elif self.arrived > MESSAGE_LIMIT:
+        elif self.arrived > MESSAGE_LIMIT or self._has_long_trailers():
             self.transport.abort()
+
+    def _has_long_trailers(self) -> bool:
+        return self.trailing_from is not None and self.arrived - self.trailing_from > HEAD_LIMIT
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = self.offers
         if self.arriving_since is None:  # the next one of several in one packet
             self.arriving_since, self.arrived = self.loop.time(), 0
-        self.is_in_head = True
+        self.is_in_head, self.trailing_from = True, None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes behind a body must not pass for a header: the proxy before us has not looked at it.
+        if self.is_in_head:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        self.trailing_from = self.arrived
+
+    def on_body(self, body: bytes) -> None:
+        self.trailing_from = None
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self.is_in_head = False

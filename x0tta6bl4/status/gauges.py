@@ -17,6 +17,13 @@ def derive_gauges(face: Face) -> None:
         found = Counter(incident.severity for incident in face.loop.incidents.open)
         return [({"severity": severity.value}, float(found[severity])) for severity in Severity]
 
+    def open_since() -> Gauge:
+        oldest: dict[Severity, float] = {}
+        for one in face.loop.incidents.open:
+            onset = one.onset_at or one.opened_at
+            oldest[one.severity] = min(onset, oldest.get(one.severity, onset))
+        return [({"severity": severity.value}, round(onset, 3)) for severity, onset in oldest.items()]
+
     def conditions() -> Gauge:
         # Several may be of one kind; that there is one is what the number says.
         kinds = {(one.code, one.severity) for one in face.conditions()}
@@ -39,15 +46,20 @@ def derive_gauges(face: Face) -> None:
         # Two clocks are never read at the same instant: what is below a millisecond is not true.
         return [({}, round(clock.wall() - (clock.monotonic() - loop.last_progress), 3))]
 
+    def interval() -> Gauge:
+        return [({}, face.loop.interval)]
+
     def journal_failing() -> Gauge:
         return [({}, float(bool(face.loop.standing.store_trouble)))]
 
     for name, read in (
         ("x0tta6bl4_incidents_open", open_incidents),
+        ("x0tta6bl4_incident_open_since_timestamp_seconds", open_since),
         ("x0tta6bl4_condition", conditions),
         ("x0tta6bl4_budget_left", budgets_left),
         ("x0tta6bl4_approvals_waiting", approvals_waiting),
         ("x0tta6bl4_loop_last_progress_timestamp_seconds", last_progress),
+        ("x0tta6bl4_loop_interval_seconds", interval),
         ("x0tta6bl4_journal_failing", journal_failing),
     ):
         face.metrics.derive(name, read)

@@ -31,6 +31,7 @@ REFUSALS = {
     500: "A mistake of the daemon's own; its log says more.",
     503: "It cannot be told at the moment: the store fails, or too much is asked at once.",
 }
+SENT_AWAY = Gives("Plain HTTP was spoken.", media="", headers={"Location": "The same over HTTPS."})
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "description": "RFC 9457, with the member `error` for those who read that.",
@@ -94,12 +95,13 @@ class Description:
     async def _made(self) -> None:
         async with self._making:
             if not self._document:
-                document = await asyncio.to_thread(describe, self._described, self._desk.face.version)
+                face, settings = self._desk.face, self._desk.settings
+                document = await asyncio.to_thread(describe, self._described, face.version, settings.https_only)
                 self._page = "".join(readable(document)).encode("utf-8")
                 self._document = json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
-def describe(routes: Iterable[Route], version: str) -> dict[str, Any]:
+def describe(routes: Iterable[Route], version: str, is_https_only: bool = False) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     routes = list(routes)
@@ -118,7 +120,9 @@ def describe(routes: Iterable[Route], version: str) -> dict[str, Any]:
     components["Problem"] = PROBLEM_SCHEMA
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, components)
+        operation = paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, components)
+        if is_https_only and route.is_limited:
+            operation["responses"]["308"] = _given(SENT_AWAY, None)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -184,8 +188,8 @@ def _operation(route: Route, schemas: dict[str, Any], components: dict[str, Any]
         }
     problem = {"$ref": "#/components/schemas/Problem"}
     for status in sorted(_refusals(route)):
-        told = {"description": REFUSALS[status], "content": {PROBLEM: {"schema": problem}}}
-        operation["responses"].setdefault(str(status), told)
+        told = operation["responses"].setdefault(str(status), {"description": REFUSALS[status]})
+        told.setdefault("content", {}).setdefault(PROBLEM, {"schema": problem})
     return operation
 
 
@@ -195,11 +199,11 @@ def _resolved(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, A
 
 
 def _refusals(route: Route) -> set[int]:
-    statuses = {400, 401, 405, 408, 421, 431, 500, *route.refuses}
+    statuses = {400, 401, 405, 408, 421, 429, 431, 500, *route.refuses}
     if route.is_limited:
-        statuses |= {429, 503}
+        statuses.add(503)
     if route.needs is not None:
-        statuses.add(403)
+        statuses |= {403, 503}
     if _bodies(route):
         statuses |= {413, 415, 422}
     if route.words is not None:
@@ -213,8 +217,10 @@ def _given(gives: Gives, schema: dict[str, Any] | None) -> dict[str, Any]:
     told: dict[str, Any] = {"description": gives.what}
     if gives.shape is not None:
         told["content"] = {gives.media: {"schema": schema}}
-    elif gives.media != JSON:
+    elif gives.media not in ("", JSON):
         told["content"] = {gives.media: {"schema": {"type": "string"}}}
+    for media in gives.also:
+        told["content"][media] = {"schema": {"type": "string"}}
     if gives.headers:
         told["headers"] = {
             name: {"description": text, "schema": {"type": "string"}} for name, text in gives.headers.items()
@@ -224,56 +230,110 @@ def _given(gives: Gives, schema: dict[str, Any] | None) -> dict[str, Any]:
 
 # -- to be read --------------------------------------------------------------------------------------------------------
 
+FOR_ALL = (400, 401, 403, 405, 408, 413, 415, 421, 422, 429, 431, 500, 503)
+"""Refusals that are explained once, for every route."""
+
 
 def readable(document: dict[str, Any]) -> Iterator[str]:
-    text = html.escape
     yield head("The API", "")
-    yield f"<p>{text(document['info']['description'])}</p>"
+    yield f"<h2>The API</h2><p>{_marked(document['info']['description'])}</p>"
     yield '<p>For programs: <a href="openapi.json">openapi.json</a> (OpenAPI 3.1).</p>'
     groups: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             groups.setdefault(operation["tags"][0], []).append((path, method.upper(), operation))
-    links = ", ".join(f'<a href="#{text(group)}">{text(group)}</a>' for group in groups)
-    yield f"<nav><p>{links}</p></nav>"
+    links = (f'<a href="#{html.escape(group)}">{html.escape(group)}</a>' for group in groups)
+    yield f'<nav aria-label="Groups">{" ".join(links)} <a href="#refusals">refusals</a></nav>'
     for group, operations in groups.items():
-        yield f'<section id="{text(group)}"><h2>{text(group.capitalize())}</h2>'
+        yield f'<section id="{html.escape(group)}"><h2>{html.escape(group.capitalize())}</h2><ul class="cards">'
         for path, method, operation in operations:
-            yield f"<h3><code>{method} {text(path)}</code></h3><p>{text(operation['summary'])}"
-            yield f" {text(operation['description'])}" if "description" in operation else ""
-            yield "</p>"
-            yield from _parameters(operation)
-            for media, body in operation.get("requestBody", {}).get("content", {}).items():
-                shape = _fields(body["schema"], document)
-                yield f"<p>Takes <code>{text(media)}</code>: {shape or 'a JSON object'}.</p>"
-            yield '<p class="small">'
-            answers = [
-                f"<b>{status}</b> {text(HTTPStatus(int(status)).phrase)}"
-                + (f": {text(given['description'])}" if int(status) < 400 else "")
-                for status, given in operation["responses"].items()
-            ]
-            yield f"{'; '.join(answers)}</p>"
-        yield "</section>"
-    yield tail("")
+            yield from _readable(path, method, operation, document)
+        yield "</ul></section>"
+    yield '<section id="refusals"><h2>Refusals</h2><p>Each is <code>application/problem+json</code>, with a member '
+    yield "<code>error</code>: code, message, details, suggestions, request_id. Any route may give:</p><ul>"
+    for status in FOR_ALL:
+        yield f"<li><b>{status}</b> {HTTPStatus(status).phrase}: {html.escape(REFUSALS[status])}</li>"
+    yield "</ul></section>" + tail(f"version {html.escape(document['info']['version'])}")
 
 
-def _parameters(operation: dict[str, Any]) -> Iterator[str]:
-    told = operation["parameters"]
-    if not told:
-        return
-    yield "<ul>"
-    for one in told:
-        place = "in the path" if one["in"] == "path" else "in the query"
-        what = html.escape(one.get("description", ""))
-        yield f"<li><code>{html.escape(one['name'])}</code> {place}{': ' + what if what else ''}</li>"
-    yield "</ul>"
+def _readable(path: str, method: str, operation: dict[str, Any], document: dict[str, Any]) -> Iterator[str]:
+    scope = operation.get("description", "")
+    yield f"<li><h3><code>{method} {html.escape(path)}</code></h3>"
+    yield f"<p>{_marked(operation['summary'])} {_marked(scope)}</p>"
+    rows = [
+        (one["name"], one["schema"], one["required"], one.get("description") or one["schema"].get("description", ""))
+        for one in operation["parameters"]
+    ]
+    yield from _table("Parameters", rows, document)
+    for media, body in operation.get("requestBody", {}).get("content", {}).items():
+        yield from _table(f"Body, {media}", _members(body["schema"], document), document)
+    for status, given in operation["responses"].items():
+        if int(status) < 400:
+            yield f"<p><b>{status}</b> {_marked(given['description'])}</p>"
+            for content in given.get("content", {}).values():
+                rows = _members(content["schema"], document)
+                if rows:
+                    yield "<details><summary>What it holds</summary>"
+                    yield from _table("Members", rows, document)
+                    yield "</details>"
+    own = [f"{s} ({given['description'][0].lower()}{given['description'][1:].rstrip('.')})"
+           for s, given in operation["responses"].items() if int(s) >= 400 and int(s) not in FOR_ALL]  # fmt: skip
+    if own:
+        yield f'<p class="small">Refuses with {html.escape("; ".join(own))}.</p>'
+    yield "</li>"
 
 
-def _fields(schema: dict[str, Any], document: dict[str, Any]) -> str:
+Member = tuple[str, dict[str, Any], bool, str]
+
+
+def _members(schema: dict[str, Any], document: dict[str, Any]) -> list[Member]:
     found = _resolved(schema, document["components"]["schemas"])
     needed = found.get("required", [])
-    names = [
-        f"<code>{html.escape(name)}</code>{'' if name in needed else ' (may be left out)'}"
-        for name in found.get("properties", {})
-    ]
-    return ", ".join(names)
+    return [(n, one, n in needed, one.get("description", "")) for n, one in found.get("properties", {}).items()]
+
+
+def _table(title: str, rows: Sequence[Member], document: dict[str, Any]) -> Iterator[str]:
+    if not rows:
+        return
+    yield f"<table><caption>{html.escape(title)}</caption>"
+    heads = "".join(f'<th scope="col">{word}</th>' for word in ("name", "kind", "meaning"))
+    yield f"<thead><tr>{heads}</tr></thead><tbody>"
+    for name, schema, is_needed, text in rows:
+        kind = _kind(schema, document)
+        if not is_needed:
+            kind = kind.removesuffix(" or null")
+            kind += (
+                f", else {json.dumps(schema['default'])}" if schema.get("default") is not None else ", may be left out"
+            )
+        yield f"<tr><td><code>{html.escape(name)}</code></td><td>{html.escape(kind)}</td><td>{_marked(text)}</td></tr>"
+    yield "</tbody></table>"
+
+
+def _kind(schema: dict[str, Any], document: dict[str, Any]) -> str:
+    found = _resolved(schema, document["components"]["schemas"])
+    if "enum" in found or "const" in found:
+        return " | ".join(map(str, found.get("enum", [found.get("const")])))
+    if "anyOf" in found:
+        return " or ".join(dict.fromkeys(_kind(one, document) for one in found["anyOf"]))
+    match found.get("type"):
+        case "array":
+            return f"list of {_kind(found['items'], document)}" if "items" in found else "list"
+        case "integer" | "number" as kind:
+            low, high = found.get("minimum", found.get("exclusiveMinimum")), found.get("maximum")
+            span = f" {low}…{high}" if low is not None and high is not None else ""
+            return ("whole number" if kind == "integer" else "number") + span
+        case "string":
+            return "text"
+        case "boolean":
+            return "true or false"
+        case "null":
+            return "null"
+        case "object":
+            return "object"
+    return "anything"
+
+
+def _marked(text: str) -> str:
+    """What stands between backticks as code."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))

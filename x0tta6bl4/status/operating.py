@@ -7,18 +7,20 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import AfterValidator, Field, RootModel, StrictBool, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, RootModel, StrictBool, model_validator
+from pydantic.config import JsonDict
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from x0tta6bl4.kernel.errors import ConfigError, Problem, StoreError
 from x0tta6bl4.kernel.facts import Book, Incident, IncidentState
-from x0tta6bl4.kernel.flags import known_flag
+from x0tta6bl4.kernel.flags import FLAGS, known_flag
 from x0tta6bl4.kernel.memory import Pause
 from x0tta6bl4.kernel.units import as_seconds
 from x0tta6bl4.runbooks.document import parse
-from x0tta6bl4.runbooks.life import ABORT, heard, is_heard, wrong_data, wrong_event
+from x0tta6bl4.runbooks.life import ABORT, LONGEST_EVENT, OWN, heard, is_heard, wrong_data, wrong_event
 from x0tta6bl4.statechart.persistence.serializer import SnapshotError
 from x0tta6bl4.status.access import Scope
 from x0tta6bl4.status.desk import Desk, store_failing, unknown
@@ -47,9 +49,24 @@ def _data(data: dict[str, Any]) -> dict[str, Any]:
 class Flags(RootModel[dict[str, StrictBool]]):
     """Flags by name, each on or off."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "properties": {flag.name: {"type": "boolean", "description": flag.meaning} for flag in FLAGS},
+            "additionalProperties": False,
+            "minProperties": 1,
+        }
+    )
+
+
+EVENT_SCHEMA: JsonDict = {
+    "maxLength": LONGEST_EVENT,
+    "pattern": r"^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$",
+    "not": {"pattern": rf"^({'|'.join(OWN)})(\.|$)"},
+}
+
 
 class EventSaid(Said):
-    event: Annotated[str, AfterValidator(_event)]
+    event: Annotated[str, Field(json_schema_extra=EVENT_SCHEMA), AfterValidator(_event)]
     """The name of an event that the incident's runbook listens to."""
     data: Annotated[dict[str, Any], AfterValidator(_data)] = Field(default_factory=dict)
     why: Why = ""
@@ -60,7 +77,7 @@ class PauseSaid(Said):
     """A subject, or a pattern of names; ``*`` is everything."""
     for_: str | None = Field(default=None, alias="for", max_length=50)
     """How long, such as 30m or 4h."""
-    until: str | None = Field(default=None, max_length=50)
+    until: str | None = Field(default=None, max_length=50, json_schema_extra={"format": "date-time"})
     """Or its end, as ISO 8601 with a time zone."""
     reason: Why = ""
     kind: Literal["pause", "maintenance"] = "pause"
@@ -246,7 +263,7 @@ class Operating:
 
     async def _pause(self, asked: Asked) -> Response:
         made = await self.pause(asked, asked.said)
-        return answer(made, 201, {"location": f"/api/v1/pauses/{made['target']}"} if made["target"].isascii() else None)
+        return answer(made, 201, {"location": f"/api/v1/pauses/{quote(made['target'], safe='')}"})
 
     def check_pause(self, said: PauseSaid) -> float:
         """Until when, in seconds since the epoch; a Refusal when that cannot be."""

@@ -102,6 +102,10 @@ ul { margin: 0; padding-left: 1.2rem; }
 .small { color: var(--soft); font-size: .85rem; }
 button, input { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--soft);
   border-radius: .3rem; padding: .5rem .9rem; } button { cursor: pointer; font-weight: 600; }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0; font-size: .9rem; }
+caption { text-align: left; font-weight: 600; color: var(--soft); } summary { cursor: pointer; padding: .3rem 0; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-top: 1px solid var(--line); }
+th { font-weight: 600; color: var(--soft); } td:first-child { width: 11rem; } td:nth-child(2) { width: 14rem; }
 a { color: var(--link); } nav a { display: inline-block; padding: .6rem .8rem .6rem 0; }
 footer { border-top: 1px solid var(--line); margin-top: 1.5rem; }
 @media (max-width: 40rem) { .rows li { grid-template-columns: 1fr; } .rows li > :last-child { grid-column: 1; } }

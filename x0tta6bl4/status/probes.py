@@ -51,7 +51,11 @@ class Probes:
         words = Gives("As Kubernetes words it: `ok`, or a line for each check.", media="text/plain")
         checks = {200: words, 503: Gives("A check has failed.", media="text/plain")}
         health = {200: Gives("Alive.", Health), 503: Gives("Asked with `strict=1`, and degraded.", Health)}
-        page = Gives("The metrics, in the format that was asked for.", media="text/plain")
+        page = Gives(
+            "The metrics, in the format that was asked for.",
+            media="text/plain",
+            also=["application/openmetrics-text"],
+        )
         return [
             Route("GET", "/health", self.health, "How the daemon and its parts are.", gives=health, is_limited=False),
             Route("GET", "/livez", self.livez, "Whether it answers at all.", gives=checks, is_limited=False),

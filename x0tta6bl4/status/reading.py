@@ -26,7 +26,7 @@ def _moment(text: str) -> str:
     return text
 
 
-Moment = Annotated[str, Field(max_length=50), AfterValidator(_moment)]
+Moment = Annotated[str, Field(max_length=50, json_schema_extra={"format": "date-time"}), AfterValidator(_moment)]
 Cursor = Annotated[str, Field(max_length=stories.LONGEST)]
 
 

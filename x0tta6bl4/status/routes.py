@@ -67,6 +67,8 @@ class Gives:
     """The type of a JSON body; None: another media type, or nothing."""
     media: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    also: Sequence[str] = ()
+    """Media types in which the same is given to who prefers them."""
 
 
 @dataclass(slots=True)

@@ -10,12 +10,22 @@ const SIGNALS = 20_000;
 const STALE = 45_000;
 const OFTEN = 10;
 
+const THEME = "x0tta6bl4-theme";
+
+function remembered() {
+  try {
+    return localStorage.getItem(THEME);
+  } catch {
+    return null; // a browser that keeps nothing for this site: each visit begins with the system's theme
+  }
+}
+
 // -- what is known -----------------------------------------------------------------------------------------------
 
 const state = {
   route: { name: "now", id: "", query: new URLSearchParams() },
   stream: "connecting",
-  theme: localStorage.getItem("x0tta6bl4-theme") ?? "auto",
+  theme: remembered() ?? "auto",
   notes: {},
   doing: {},
   ui: { filter: "", subjects: 60, incidents: 40, plans: new Set(), killing: false, days: 7 },
@@ -129,7 +139,7 @@ async function load(one, path) {
   } finally {
     one.busy = false;
     show();
-    if (one.dirty) fetchNeeded();
+    fetchNeeded();
   }
 }
 
@@ -248,8 +258,12 @@ const act = {
   },
   theme() {
     state.theme = { auto: "light", light: "dark", dark: "auto" }[state.theme];
-    localStorage.setItem("x0tta6bl4-theme", state.theme);
     show();
+    try {
+      localStorage.setItem(THEME, state.theme);
+    } catch {
+      // it holds for this visit
+    }
   },
   seePlan(plan) {
     state.ui.plans.add(plan);
@@ -370,8 +384,13 @@ function readRoute(isFirst) {
   if (incident && Date.now() - incident.at > 5000) incident.dirty = resource(`why:${id}`).dirty = true;
   show();
   fetchNeeded();
-  if (isFirst || wasAt === `${state.route.name}/${state.route.id}`) return;
+  const isSame = isFirst || wasAt === `${state.route.name}/${state.route.id}`;
   requestAnimationFrame(() => {
+    // What is looked for stands in the address; going back changes it under the form.
+    for (const input of places.content.querySelector("form[role=search]")?.elements ?? []) {
+      if (input.name && input !== document.activeElement) input.value = state.route.query.get(input.name) ?? "";
+    }
+    if (isSame) return;
     scrollTo(0, 0);
     const heading = places.content.querySelector("h1");
     if (heading) heading.tabIndex = -1;

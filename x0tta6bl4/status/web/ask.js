@@ -2,7 +2,10 @@
 
 export const RANK = { read: 1, operate: 2, admin: 3 };
 const WITHIN = 35_000;
-const TYPES = ["incident", "decision", "step", "runbook", "condition", "flag_change", "config_change"];
+const TYPES = [
+  "incident", "decision", "step", "runbook", "condition", "approval", "pause", "health_status", "flag_change",
+  "config_change",
+];
 const HIDDEN_FOR = 60_000;
 
 // An answer that is none: what is wrong in a sentence, what can be done, and when to ask again.

@@ -40,11 +40,11 @@ function note(said, again) {
 }
 
 // Shown and disabled, with the reason, where the caller may not.
-function barred(state, scope) {
+function barred(state, scope, id) {
   if (state.may(scope)) return null;
   const session = state.get("session");
   const isIn = session?.kind === "session";
-  return h("p", { class: "soft barred", id: `needs-${scope}` }, `needs scope ${scope}: `, isIn ? `${session.name} has ${session.scope}` : link("#/account", "sign in"));
+  return h("p", { class: "soft barred", id }, `needs scope ${scope}: `, isIn ? `${session.name} has ${session.scope}` : link("#/account", "sign in"));
 }
 
 // What was loaded, or in words why it is not there.
@@ -323,11 +323,11 @@ function question(state, act, wanted) {
         "form",
         { class: "row", key: "form", onsubmit: (event) => event.preventDefault() },
         labelled("Why (optional)", h("input", { key: "why", name: "why", maxlength: "1000", autocomplete: "off", disabled: !isOpen || !state.may("operate") })),
-        button("Approve", reply("approve"), { class: "go", disabled: !isOpen || !state.may("operate"), "aria-busy": isBusy && "true", "aria-describedby": state.may("operate") ? null : "needs-operate" }),
-        button("Reject", reply("reject"), { disabled: !isOpen || !state.may("operate"), "aria-busy": isBusy && "true", "aria-describedby": state.may("operate") ? null : "needs-operate" }),
+        button("Approve", reply("approve"), { class: "go", disabled: !isOpen || !state.may("operate"), "aria-busy": isBusy && "true", "aria-describedby": state.may("operate") ? null : `needs-${wanted.plan}` }),
+        button("Reject", reply("reject"), { disabled: !isOpen || !state.may("operate"), "aria-busy": isBusy && "true", "aria-describedby": state.may("operate") ? null : `needs-${wanted.plan}` }),
       ),
     ],
-    barred(state, "operate"),
+    barred(state, "operate", `needs-${wanted.plan}`),
     note(state.notes[key]),
     h("p", { class: "soft" }, until(told?.expires ?? wanted.expires), " · ", h("code", null, wanted.plan)),
   );
