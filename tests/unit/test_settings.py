@@ -117,11 +117,16 @@ def test_every_variable_of_the_list_sets_what_it_names(tmp_path: Path) -> None:
         "host": "0.0.0.0",
         "port": 8081,
         "workers": 4,
+        "tls": None,
+        "local_read": True,
+        "api_keys": {},
+        "trusted_proxies": [],
         "https_only": True,
         "rate_limit_per_minute": 99,
         "cors_origins": ["http://localhost:3000"],
         "prometheus_port": 9090,
         "metrics_enabled": False,
+        "metrics_open": False,
         "health_check_interval": 29,
     }
     assert (loaded.logging.LOG_LEVEL, loaded.logging.format) == ("DEBUG", "text")
@@ -470,3 +475,10 @@ def test_any_bytes_in_the_file_either_load_or_are_mistakes(tmp_path: Path, data:
     except ConfigError as error:
         assert error.problems
         assert all(problem.file == str(file) for problem in error.problems)
+
+
+def test_the_reference_has_the_keys_of_sections_that_may_be_left_out() -> None:
+    text = (Path(__file__).parents[2] / "config/reference.yaml").read_text()
+
+    for words in ("# certificate:", "# on_exit: leave", "# expect_status: []", "# token_file: null", "# argv:"):
+        assert words in text

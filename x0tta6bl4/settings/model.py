@@ -125,7 +125,7 @@ class ApiKeySettings(Section):
     """A key for the API that somebody else keeps, such as systemd or Kubernetes."""
 
     file: AnyPath
-    """The file that holds it: at least 32 characters in one line. Read at the start and at each reload."""
+    """The file that holds it: at least 32 characters in one line. Read again when it changes."""
     scope: Literal["read", "operate", "admin"] = "read"
     """What it may do: only look; also answer, pause and tell; or also set flags and reload."""
 

@@ -163,7 +163,8 @@ def _field(key: str, field: FieldInfo, indent: str) -> list[str]:
         return [*lines, f"{indent}# {key}: not in a file"]
     lines.append(f"{indent}{key}: {_written(_plain(_in_words(default, field)))}")
     for model in _models_of(field.annotation):
-        lines.append(f"{indent}# each:")
+        # The keys of what may be left out whole stand here too: nobody guesses them.
+        lines.append(f"{indent}# {'when it is given' if default is None else 'each'}:")
         for name, inner in model.model_fields.items():
             lines += [f"{indent}#   {line}".rstrip() for line in _field(inner.alias or name, inner, "")]
     return lines
@@ -175,8 +176,13 @@ def _about(field: FieldInfo, indent: int) -> Iterator[str]:
 
 
 def _models_of(annotation: Any) -> list[type[BaseModel]]:
-    arguments = get_args(annotation) if get_origin(annotation) in (list, dict) else ()
-    return [each for each in arguments if isinstance(each, type) and issubclass(each, BaseModel)]
+    """Of the members of a list or a mapping, or of a section that may be empty."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    is_several = get_origin(annotation) in (list, dict)
+    arguments = get_args(annotation) if is_several or NoneType in get_args(annotation) else ()
+    inner = [get_args(each)[0] if get_origin(each) is Annotated else each for each in arguments]
+    return [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
 
 
 def _kind(field: FieldInfo) -> str:
