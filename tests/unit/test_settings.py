@@ -480,5 +480,5 @@ def test_any_bytes_in_the_file_either_load_or_are_mistakes(tmp_path: Path, data:
 def test_the_reference_has_the_keys_of_sections_that_may_be_left_out() -> None:
     text = (Path(__file__).parents[2] / "config/reference.yaml").read_text()
 
-    for words in ("# certificate:", "# on_exit: leave", "# expect_status: []", "# token_file: null", "# argv:"):
+    for words in ("# certificate:", "  on_exit: leave", "  expect_status: []", "  token_file: null", "# argv:"):
         assert words in text
