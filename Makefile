@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 RUN_READY := $(VENV)/run.stamp
 DEV_READY := $(VENV)/dev.stamp
 PEERS := .venv-peers
+FACE := .venv-face
 
-.PHONY: help run demo test lint test-slow test-systemd bench reference lock clean
+.PHONY: help run demo test lint test-face test-slow test-systemd bench grafana reference lock clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,7 +40,10 @@ lint: $(DEV_READY)  ## style, types, direction of imports, generated files
 	  || (echo "config/reference.yaml is out of date: make reference" && false)
 
 test: lint  ## everything that takes less than five minutes
-	$(BIN)/pytest -m "not slow and not systemd"
+	$(BIN)/pytest -m "not slow and not systemd and not face"
+
+test-face: $(FACE)/face.stamp  ## the endpoint before a real Prometheus, Alertmanager and Chromium, and a fuzz of its API
+	$(FACE)/bin/pytest -m face tests/face
 
 test-slow: $(DEV_READY)  ## the real daemon in a short fault campaign, killed at random instants
 	$(BIN)/pytest -m slow
@@ -55,6 +59,16 @@ $(PEERS)/peers.stamp: requirements/peers.txt  # a place of their own: the daemon
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.txt
 	@touch $@
 
+$(FACE)/face.stamp: requirements/run.txt requirements/face.txt pyproject.toml  # nothing of the daemon needs any of it
+	$(PYTHON) -m venv $(FACE)
+	$(FACE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/run.txt -r requirements/face.txt
+	$(FACE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+grafana: $(FACE)/face.stamp  ## writes the dashboards in config/grafana/dashboards anew
+	$(FACE)/bin/python config/grafana/generate.py
+
 reference: $(RUN_READY)  ## writes config/reference.yaml anew from the settings' own documentation
 	$(BIN)/x0tta6bl4 config reference > config/reference.yaml.new
 	mv config/reference.yaml.new config/reference.yaml
@@ -67,6 +81,8 @@ lock: $(DEV_READY)  ## resolves the dependencies anew; needs pip-tools from the 
 	  --no-header --extra dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
 	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-header -o requirements/peers.txt requirements/peers.in
+	$(BIN)/python -m piptools compile --quiet --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header -c requirements/run.txt -c requirements/dev.txt -o requirements/face.txt requirements/face.in
 
 clean:  ## removes what was set up and what was run; var/ keeps the journal and is left alone
-	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(FACE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -30,8 +30,11 @@ from x0tta6bl4.planners.runbook import Config as RunbookConfig
 from x0tta6bl4.planners.runbook import Runbooks
 from x0tta6bl4.settings.model import StatusSettings
 from x0tta6bl4.status import endpoint as endpoint_module
+from x0tta6bl4.status.access import Access
+from x0tta6bl4.status.desk import Behind
 from x0tta6bl4.status.endpoint import serve
 from x0tta6bl4.status.face import Condition
+from x0tta6bl4.testing.memory_database import MemoryDatabase
 
 PATIENCE = 30.0
 """How long something that must happen may take on a busy machine; nobody waits for it when all is well."""
@@ -151,11 +154,15 @@ def live(folder: Path, client: Callable[[Opened], None], subjects: int = 1, **se
                 )
             )
             face = Face(loop, metrics)
+            access = Access(database, loop.parts.knowledge.audit, clock, lambda: b"k" * 32)
+            behind = Behind(database, access)
             told: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
             asked = StatusSettings(**{"port": 0, "rate_limit_per_minute": 10_000, **settings})
             async with asyncio.TaskGroup() as group:
                 turning = group.create_task(loop.start())
-                serving = group.create_task(serve(face, asked, lambda where, why: told.set_result((where, why))))
+                serving = group.create_task(
+                    serve(face, asked, behind, lambda where, why: told.set_result((where, why)))
+                )
                 address, trouble = await told
                 assert "" == trouble
                 await loop.first_turn.wait()
@@ -446,6 +453,10 @@ def test_it_closes_at_once_whoever_is_still_connected(tmp_path: Path) -> None:
         ]
 
 
+async def _audited(who: str, what: str, data: Mapping[str, Any]) -> int:
+    raise AssertionError("nobody did anything")
+
+
 def test_a_port_that_is_taken_is_told_and_the_daemon_goes_on(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
@@ -453,8 +464,10 @@ def test_a_port_that_is_taken_is_told_and_the_daemon_goes_on(tmp_path: Path) -> 
 
         async def tried(**settings: Any) -> None:
             loop = MAPEK(Parts(clock=SystemClock(), knowledge=None, planner=Runbooks("r", RunbookConfig())))  # type: ignore[arg-type]  # never asked
-            face = Face(loop, Metrics("9.8.7"))
-            await serve(face, StatusSettings(**settings), lambda where, why: told.append((where, why)))
+            face, database = Face(loop, Metrics("9.8.7")), MemoryDatabase(migrations())
+            access = Access(database, _audited, SystemClock(), lambda: b"k" * 32)
+            asked = StatusSettings(**settings)
+            await serve(face, asked, Behind(database, access), lambda where, why: told.append((where, why)))
 
         asyncio.run(tried(port=port))
         asyncio.run(tried(port=port, host="localhost"))

@@ -34,6 +34,8 @@ from x0tta6bl4.planners.runbook import Runbooks
 from x0tta6bl4.settings.model import StatusSettings
 from x0tta6bl4.status import endpoint as endpoint_module
 from x0tta6bl4.status import stream as stream_module
+from x0tta6bl4.status.access import Access
+from x0tta6bl4.status.desk import Behind
 from x0tta6bl4.status.endpoint import serve
 from x0tta6bl4.status.face import Condition
 from x0tta6bl4.status.stream import Stream
@@ -271,6 +273,17 @@ class Daemon:
             time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def open_files(limit: int) -> Iterator[None]:
+    """Both ends of all connections are in this process."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
 KNOWN = {"headers": "Authorization: Bearer the-operators-token\r\n"}
 
 
@@ -297,6 +310,8 @@ def live(folder: Path, client: Callable[[Daemon], Any], after: Callable[[Any], N
                 )
 
             face = Face(made(), metrics)
+            access = Access(database, face.loop.parts.knowledge.audit, clock, lambda: b"k" * 32)
+            behind = Behind(database, access)
             told: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
             settings = StatusSettings(port=0, rate_limit_per_minute=10_000)
             async with asyncio.TaskGroup() as group:
@@ -310,7 +325,7 @@ def live(folder: Path, client: Callable[[Daemon], Any], after: Callable[[Any], N
                     await face.loop.first_turn.wait()
 
                 serving = group.create_task(
-                    serve(face, settings, lambda where, why: told.set_result((where, why)), database=database)
+                    serve(face, settings, behind, lambda where, why: told.set_result((where, why)))
                 )
                 address, trouble = await told
                 assert "" == trouble
@@ -463,10 +478,6 @@ def test_who_never_reads_its_last_words_is_cut_off(tmp_path: Path, monkeypatch: 
 
 
 def test_three_hundred_readers_all_get_everything(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < 2000:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(2000, hard), hard))
-
     def client(daemon: Daemon) -> None:
         readers = [daemon.sse("types=step", **KNOWN) for _ in range(200)]
         sockets = [daemon.ws("types=step", **KNOWN) for _ in range(100)]
@@ -478,8 +489,36 @@ def test_three_hundred_readers_all_get_everything(tmp_path: Path) -> None:
         for one in (*readers, *sockets):
             assert list(range(1, last + 1)) == one.numbers(last)
 
-    live(tmp_path, client)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with open_files(4000):
+        live(tmp_path, client)
+
+
+def test_a_thousand_idle_connections_keep_neither_a_probe_nor_a_reader_out(tmp_path: Path) -> None:
+    def answered(one: socket.socket) -> bool:
+        got = b""
+        while not got.endswith(b"ok\n") and (piece := one.recv(65536)):
+            got += piece
+        return got.endswith(b"ok\n")
+
+    def client(daemon: Daemon) -> None:
+        with contextlib.ExitStack() as stack:
+            crowd = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=PATIENCE))
+                for _ in range(1000)
+            ]
+            for one in crowd:
+                one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert all(answered(one) for one in crowd)
+            sse = daemon.sse("types=step")
+            assert [daemon.tell()] == sse.numbers(1)
+            assert 200 == daemon.get("/livez")[0]
+            daemon.wait(lambda: b"x0tta6bl4_event_loop_lag_seconds " in daemon.get("/metrics")[1])
+            for one in crowd:
+                one.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert answered(one), "nobody had to make room"
+
+    with open_files(4000):
+        live(tmp_path, client)
 
 
 def test_a_reload_keeps_the_stream_and_what_was_told_meanwhile(tmp_path: Path) -> None:
@@ -538,16 +577,11 @@ def test_rubbish_from_a_reader_hurts_nobody(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_low_limit_of_open_files_is_said_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-
     def client(daemon: Daemon) -> None:
         opened = [daemon.sse(**KNOWN) for _ in range(40)]
         assert {200, 503} == {one.status for one in opened}
         assert 200 == daemon.get("/livez")[0]
 
-    resource.setrlimit(resource.RLIMIT_NOFILE, (endpoint_module.OWN_FILES + 60, limits[1]))
-    try:
+    with open_files(endpoint_module.OWN_FILES + 60):
         live(tmp_path, client)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert any("limit of open files" in record.getMessage() for record in caplog.records)

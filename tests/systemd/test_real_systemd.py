@@ -1,11 +1,15 @@
 """The daemon under a real systemd, installed as an operator does it: its unit, its rights, its deeds on other units."""
 
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from container import PROGRAM, ROOT, Machine, config_with
 
 pytestmark = pytest.mark.systemd
@@ -318,6 +322,55 @@ def test_it_cleans_only_where_the_drop_in_permits(machine: Machine) -> None:
         done = machine.try_(*as_it)
         assert (done.returncode == 0) is permitted, done.stdout
         assert permitted or "Read-only file system" in done.stdout
+
+
+ASKED = """
+import http.client, json, ssl, sys
+
+context = ssl.create_default_context(cafile="/etc/x0tta6bl4/tls.crt")
+connection = http.client.HTTPSConnection("127.0.0.1", 8080, timeout=20, context=context)
+key = open("/etc/x0tta6bl4/prometheus.key").read().strip()
+wrong = json.dumps({"name": "nobody", "password": "not a password"})
+for method, path, body, headers in (
+    ("GET", "/metrics", None, {"Authorization": f"Bearer {key}"}),
+    ("GET", "/metrics", None, {"Authorization": "Bearer " + key[::-1]}),
+    ("POST", "/api/v1/session", wrong, {"Content-Type": "application/json"}),
+):
+    connection.request(method, path, body, headers)
+    reply = connection.getresponse()
+    reply.read()
+    print(reply.status)
+"""
+"""Who shows the key, who shows another, who types a wrong password."""
+
+
+def test_secrets_that_root_keeps_reach_the_endpoint_and_nobody_else(machine: Machine, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: apt-get install openssl")
+    drop_in = (DROP_INS / "credentials.conf").read_text()
+    _make_pair(tmp_path)
+    (tmp_path / "prometheus.key").write_text("0123456789abcdef" * 4 + "\n")
+    for secret in tmp_path.iterdir():
+        machine.write(f"/etc/x0tta6bl4/{secret.name}", secret.read_text())
+        machine.run("chmod", "600", f"/etc/x0tta6bl4/{secret.name}")
+    told = re.search(r"^#   status:\n(#     .*\n)+", drop_in, re.M)
+    assert told is not None
+    config = yaml.safe_load(re.sub("^# ", "", told[0], flags=re.M))
+    machine.start_daemon(config_with({}, **config), drop_in=drop_in.partition("[Service]\n")[2])
+
+    assert ["200", "401", "401"] == machine.run("/opt/x0tta6bl4/bin/python", "-c", ASKED).split()
+    pid = str(machine.main_pid(DAEMON))
+    kept, handed = "/etc/x0tta6bl4/tls.key", "/run/credentials/x0tta6bl4.service/tls.key"
+    for user, secret, may in (("x0tta6bl4", handed, True), ("x0tta6bl4", kept, False), ("nobody", handed, False)):
+        done = machine.try_("nsenter", f"--target={pid}", "--mount", "runuser", "-u", user, "--", "cat", secret)
+        assert (done.returncode == 0) is may, (user, secret, done.stdout)
+
+
+def _make_pair(folder: Path) -> None:
+    asked = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
+    subprocess.run([*asked, *named, *files], check=True, capture_output=True)
 
 
 def _decision(machine: Machine, name: str) -> Any:

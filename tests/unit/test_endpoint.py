@@ -1,246 +1,28 @@
 """What the endpoint says, to whom, and how it refuses: the application alone, asked without a socket."""
 
-import asyncio
 import gzip
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import TOKEN, Endpoint, play, problem
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from x0tta6bl4.adapters.clock import SystemClock
-from x0tta6bl4.adapters.sqlite import SqliteDatabase
 from x0tta6bl4.kernel.errors import StoreError
-from x0tta6bl4.kernel.facts import Condition as Sign
-from x0tta6bl4.kernel.facts import Finding, Observation, Result, Severity
-from x0tta6bl4.kernel.flags import NAMES, known_flag
-from x0tta6bl4.kernel.health import HealthChecker
-from x0tta6bl4.kernel.loop import MAPEK, Parts
+from x0tta6bl4.kernel.facts import Result
+from x0tta6bl4.kernel.flags import NAMES
 from x0tta6bl4.kernel.memory import ActionRecord
-from x0tta6bl4.kernel.sight import Sight, View
-from x0tta6bl4.kernel.subjects import Subject
-from x0tta6bl4.kernel.watching import Instance
-from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
-from x0tta6bl4.observability.metrics import Metrics
-from x0tta6bl4.observability.tracker import ExecutionTracker
-from x0tta6bl4.planners.runbook import Config as RunbookConfig
-from x0tta6bl4.planners.runbook import Runbooks
-from x0tta6bl4.settings.model import StatusSettings
-from x0tta6bl4.status.access import Access
-from x0tta6bl4.status.app import StatusApp
-from x0tta6bl4.status.desk import Behind
 from x0tta6bl4.status.face import Condition
-from x0tta6bl4.status.gauges import derive_gauges
 from x0tta6bl4.status.limits import RateLimiter, client_key
 from x0tta6bl4.status.report import CpuUse, iso
 from x0tta6bl4.status.routes import BODY_LIMIT
-
-TOKEN = "the-operators-token"
-HOSTILE = "<script>alert(1)</script>&\"'"
-
-
-class Eyes:
-    name = "eyes"
-
-    def __init__(self, seen: Mapping[str, float]) -> None:
-        self.seen = dict(seen)
-
-    async def observe(self) -> Sequence[Observation]:
-        return [Observation("eyes", name, "process_up", value) for name, value in self.seen.items()]
-
-
-class Judge:
-    name = "judge"
-
-    def analyze(self, view: View) -> Sequence[Finding]:
-        return [
-            Finding(
-                "judge",
-                o.subject,
-                "dead",
-                f"it is dead {HOSTILE}",
-                Severity.CRITICAL,
-                view.now,
-                healthy_when=(Sign("process_up", ">=", 1),),
-            )
-            for o in view.select("process_up")
-            if o.value == 0
-        ]
-
-
-class Face:
-    """The daemon as the endpoint sees it: a real loop, and what a test wants to be told."""
-
-    def __init__(self, loop: MAPEK, metrics: Metrics) -> None:
-        self.version = "9.8.7"
-        self.started_at = time.time()
-        self.loop = loop
-        self.metrics = metrics
-        self.health = HealthChecker({"database": lambda: self.database})
-        self.token = TOKEN
-        self.database: dict[str, Any] = {"status": "ok", "connections": 2}
-        self.told: list[Condition] = []
-        self.mistakes: Sequence[str] = ()
-        self.reloads = 0
-        self.broken: Exception | None = None
-        self.flags_set: list[tuple[str, bool, str]] = []
-
-    def conditions(self) -> Sequence[Condition]:
-        return self.told
-
-    def describe(self) -> Mapping[str, Any]:
-        return {"instances": {"monitors": ["eyes"]}, "last_reload": {"at": 0.0, "ok": True, "problems": []}}
-
-    async def reload(self) -> Sequence[str]:
-        self.reloads += 1
-        return self.mistakes
-
-    async def set_flag(self, name: str, value: bool, who: str) -> None:
-        if self.broken is not None:
-            raise self.broken
-        self.flags_set.append((name, value, who))
-        self.loop.parts.flags.set(known_flag(name), value)
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-    def __getitem__(self, name: str) -> str:
-        return next((value for key, value in self.headers if key == name.lower()), "")
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def text(self) -> str:
-        return self.body.decode()
-
-
-@dataclass
-class Endpoint:
-    """An application and a way to ask it as a server would."""
-
-    app: StatusApp
-    face: Face
-    peer: str = "127.0.0.1"
-    always: dict[str, str | bytes] = field(default_factory=lambda: {"host": "127.0.0.1:8080"})
-
-    async def ask(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str | bytes | None] | None = None,
-        body: bytes = b"",
-        pieces: Sequence[bytes] | None = None,
-    ) -> Reply:
-        wanted = {**self.always, **(headers or {})}
-        raw = [
-            (k.lower().encode(), v if isinstance(v, bytes) else v.encode("latin-1"))
-            for k, v in wanted.items()
-            if v is not None
-        ]
-        path, _, query = target.partition("?")
-        scope = {
-            "type": "http",
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "root_path": "",
-            "headers": raw,
-            "client": (self.peer, 50000),
-            "server": ("127.0.0.1", 8080),
-        }
-        coming = list(pieces if pieces is not None else [body])
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            if not coming:
-                return {"type": "http.disconnect"}
-            piece = coming.pop(0)
-            return {"type": "http.request", "body": piece, "more_body": bool(coming) or pieces is not None}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        await self.app(scope, receive, send)
-        assert [m["type"] for m in sent] == ["http.response.start", "http.response.body"]
-        told = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in sent[0]["headers"]]
-        return Reply(sent[0]["status"], told, sent[1].get("body", b""))
-
-    async def get(self, target: str, **headers: str | bytes | None) -> Reply:
-        return await self.ask("GET", target, {k.replace("_", "-"): v for k, v in headers.items()})
-
-    async def post(self, target: str, body: Any, **headers: str | bytes | None) -> Reply:
-        given = {
-            "authorization": f"Bearer {TOKEN}",
-            "content-type": "application/json",
-            **{k.replace("_", "-"): v for k, v in headers.items()},
-        }
-        return await self.ask("POST", target, given, body if isinstance(body, bytes) else json.dumps(body).encode())
-
-
-Story = Callable[[Endpoint], Awaitable[None]]
-
-
-def play(folder: Path, story: Story, seen: Mapping[str, float] | None = None, **settings: Any) -> None:
-    """Builds a loop with a real store, lets it turn once, and then asks the endpoint."""
-
-    async def played() -> None:
-        async with AsyncExitStack() as stack:
-            database = await SqliteDatabase.open(folder / "knowledge.db", migrations())
-            stack.push_async_callback(database.close)
-            clock, metrics = SystemClock(), Metrics("9.8.7", strict=True)
-            what = seen if seen is not None else {"web": 1.0}
-            loop = MAPEK(
-                Parts(
-                    clock=clock,
-                    knowledge=SqliteKnowledge("store", Config(), database, clock),
-                    planner=Runbooks("runbook", RunbookConfig()),
-                    instances=[Instance(Eyes(what), None, 5.0)],
-                    analyzers=[Judge()],
-                    sight=Sight({name: Subject(name, kind="process") for name in what}),
-                    meter=metrics,
-                    stages=ExecutionTracker(),
-                )
-            )
-            await loop.run_cycle()
-            face = Face(loop, metrics)
-            derive_gauges(face)
-            access = Access(database, loop.parts.knowledge.audit, clock, lambda: b"k" * 32)
-            await story(Endpoint(StatusApp(face, StatusSettings(**settings), Behind(database, access)), face))
-
-    asyncio.run(played())
-
-
-def problem(reply: Reply, status: int, code: str) -> Any:
-    """The reply is a refusal as the documents promise it; returns its ``error`` member."""
-    assert (status, "application/problem+json") == (reply.status, reply["content-type"])
-    told = reply.json
-    assert {"type", "title", "status", "detail", "instance", "error"} == told.keys()
-    assert status == told["status"]
-    error = told["error"]
-    assert {"code", "message", "details", "timestamp", "request_id", "suggestions"} == error.keys()
-    assert (code, reply["x-request-id"]) == (error["code"], error["request_id"])
-    assert isinstance(error["suggestions"], list)
-    return error
-
 
 # -- health ------------------------------------------------------------------------------------------------------------
 

@@ -131,11 +131,6 @@ def test_production_takes_no_second_best_and_no_debug_log() -> None:
     assert any("logging.level" in line for line in told)
 
 
-def test_an_endpoint_that_strangers_reach_is_refused_everywhere_unless_it_is_off() -> None:
-    assert any("status.host" in line for line in demands(status={"host": "0.0.0.0"}))
-    assert demands(status={"host": "0.0.0.0", "enabled": False}) == []
-
-
 @pytest.mark.parametrize(
     ("host", "yes"),
     [

@@ -724,7 +724,7 @@ async def exported(memory: SqliteKnowledge) -> list[str]:
     return lines
 
 
-def test_an_export_holds_every_table() -> None:
+def test_an_export_holds_every_table_but_those_that_let_people_in() -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as database:
         for _, script in migrations():
             database.executescript(script)
@@ -738,7 +738,10 @@ def test_an_export_holds_every_table() -> None:
             if not name.startswith("sqlite_")
         }
 
-    assert made == dict(TABLES)
+    # Keys, operators and their sessions are secrets of one host; what was asked of it by name is over within a day.
+    left_out = {"keys", "operators", "sessions", "commands"}
+    assert left_out <= made.keys()
+    assert {name: columns for name, columns in made.items() if name not in left_out} == dict(TABLES)
 
 
 def test_an_export_taken_into_an_empty_memory_is_the_same_memory(

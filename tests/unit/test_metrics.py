@@ -131,7 +131,7 @@ def test_a_page_written_while_a_gauge_is_set_for_the_first_time_claims_no_zero()
 @pytest.mark.parametrize("accept", [None, PROMETHEUS])
 def test_a_scrape_changes_nothing(accept: str | None) -> None:
     metrics = Metrics("1", strict=True)
-    metrics.count("x0tta6bl4_journal_writes_total")
+    metrics.count("x0tta6bl4_observations_total")
     metrics.observe("x0tta6bl4_api_latency_seconds", 0.1, exemplar={"trace_id": TRACE}, endpoint="/metrics")
     metrics.derive("x0tta6bl4_incidents_open", lambda: [({"severity": "major"}, 2)])
 

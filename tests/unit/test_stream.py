@@ -732,9 +732,7 @@ def taken(pieces: Sequence[bytes]) -> tuple[list[tuple[int, bytes]], int | None]
     return found, None
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from([TEXT, 2]), st.text(max_size=300), st.integers(1, 4)), max_size=8), st.data()
-)
+@given(st.lists(st.tuples(st.sampled_from([TEXT, 2]), st.text(max_size=300), st.integers(1, 4)), max_size=8), st.data())
 def test_whatever_a_client_says_is_understood_however_it_is_cut(said: Any, data: st.DataObject) -> None:
     sent, wanted = b"", []
     for opcode, text, parts in said:

@@ -147,7 +147,8 @@ class StatusApp:
                 door.take(asked, extra)
                 raise
         if is_limited:
-            door.take(asked, extra)
+            if place is None or not place.first.is_free:
+                door.take(asked, extra)
             if (sent_away := door.to_https(asked)) is not None:
                 return sent_away
         if place is None:

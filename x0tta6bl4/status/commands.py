@@ -51,6 +51,7 @@ class CommandSaid(Said):
 
 class CommandTold(TypedDict):
     id: str
+    """Empty for what was only tried out: nobody remembers it."""
     command: str
     state: Literal["would run", "running", "done", "failed", "unknown"]
     """`unknown`: the daemon died over it; look before you ask again."""
@@ -408,14 +409,15 @@ def _told(
     problem: dict[str, Any] | None = None,
     ended_at: float | None = None,
 ) -> CommandTold:
+    is_taken = state != "would run"
     return {
-        "id": receipt.id,
+        "id": receipt.id if is_taken else "",
         "command": receipt.command,
         "state": state,
         "says": says,
         "result": result,
         "problem": problem,
-        "accepted_at": iso(receipt.at),
+        "accepted_at": iso(receipt.at) if is_taken else None,
         "ended_at": None if ended_at is None else iso(ended_at),
     }
 

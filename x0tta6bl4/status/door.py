@@ -3,9 +3,11 @@
 import hmac
 import ipaddress
 import math
+import random
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from starlette.responses import Response
@@ -73,6 +75,8 @@ class Door:
         self._proxies = [ipaddress.ip_network(one, strict=False) for one in settings.trusted_proxies]
         self._allowed = {origin for one in settings.cors_origins if (origin := parse_origin(one)) is not None}
         self._hosts: dict[bytes, int] = {}
+        bound = _address(settings.host)
+        self._is_local = settings.host == "localhost" or (bound is not None and bound.is_loopback)
         self._prefix = secrets.token_hex(5)
         self._requests = 0
 
@@ -89,7 +93,8 @@ class Door:
     def trace(self, headers: Mapping[bytes, bytes]) -> str:
         """The caller's, when he has one in W3C's form; otherwise a new one."""
         match = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-        return match[1].decode("ascii") if match else secrets.token_hex(16)
+        # It is no secret, and asking the system for randomness would be the dearest part of answering a probe.
+        return match[1].decode("ascii") if match else f"{random.getrandbits(128) or 1:032x}"
 
     def client(self, peer: str, headers: Mapping[bytes, bytes]) -> tuple[str, bool]:
         """The address that asks, and whether it is a neighbour on this host.
@@ -126,7 +131,9 @@ class Door:
             if asked.connection["http_version"] != "1.0":
                 raise Refusal(400, "BAD_HOST", "the request names no host")
         elif verdict := self._judge_host(host):
-            raise _foreign_host(verdict, host)
+            # Elsewhere an endpoint may have any name: who comes from there shows who he is, under whatever name.
+            if verdict != 421 or asked.is_neighbour or self._is_local:
+                raise _foreign_host(verdict, host)
 
     def _judge_host(self, host: bytes) -> int:
         """0, or the status to refuse with. A page of another site whose name was made to lead here has its own name."""
@@ -283,6 +290,7 @@ TOKEN = Caller("token", "operator", Scope.ADMIN, "")
 """Whoever can read the file is the daemon's user; his rate is that of his address."""
 
 
+@lru_cache(maxsize=512)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -318,12 +326,18 @@ def _credential(asked: Asked) -> str | None:
 
 
 def cookie(asked: Asked, name: str) -> str:
-    """The first of that name; browsers send the most specific one first."""
+    """The first of that name; browsers send the most specific one first.
+
+    The one with ``__Host-`` counts before all others: only this very host can have set it, over HTTPS.
+    """
+    found = None
     for part in asked.headers.get(b"cookie", b"").decode("latin-1").split(";"):
         key, _, value = part.strip().partition("=")
-        if key.removeprefix("__Host-") == name:
+        if key == f"__Host-{name}":
             return value
-    return ""
+        if key == name and found is None:
+            found = value
+    return found or ""
 
 
 def unauthorized(message: str, *, is_wrong: bool = False) -> Refusal:

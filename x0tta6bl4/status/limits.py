@@ -4,6 +4,7 @@ import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class RateLimiter:
                 return
 
 
+@lru_cache(maxsize=512)
 def client_key(address: str) -> str:
     """Whom a limit counts for: an IPv4 address, or the IPv6 network that one customer usually has."""
     try:

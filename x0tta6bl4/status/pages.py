@@ -36,8 +36,8 @@ class Pages:
                 self._files[entry.name] = _file(entry.name, entry.read_bytes())
 
     def routes(self) -> list[Route]:
-        routes = [Route("GET", f"/{name}", self._of(name), "", is_hidden=True) for name in self._files]
-        return [*routes, Route("GET", "/", self._of("index.html"), "", is_hidden=True)]
+        routes = [Route("GET", f"/{name}", self._of(name), "", is_free=True, is_hidden=True) for name in self._files]
+        return [*routes, Route("GET", "/", self._of("index.html"), "", is_free=True, is_hidden=True)]
 
     def _of(self, name: str) -> Handler:
         file = self._files[name]

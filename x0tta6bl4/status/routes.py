@@ -183,6 +183,8 @@ class Route:
     """Whether a client's rate counts it. Probes and alerts must get through when a client is at its limit."""
     takes: Mapping[str, Any] = field(default_factory=dict)
     """Media types of a body that the handler reads itself, with their models."""
+    is_free: bool = False
+    """Whether who is at his limit gets it all the same: without the page's files nobody is told in words to wait."""
     is_hidden: bool = False
     """Left out of the API's description: files of the page."""
 

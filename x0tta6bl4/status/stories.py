@@ -517,7 +517,7 @@ def planned(plan: Plan, at: float | None) -> Planned:
 def timeline(entries: Iterable[Entry], wall: float) -> list[Line]:
     """What is the same as what stands right before it is counted there."""
     told: list[Line] = []
-    for entry in entries:
+    for entry in _in_order(entries):
         line = _line(entry, wall)
         last = told[-1] if told else None
         if last is not None and all(last[key] == line[key] for key in ("phase", "kind", "text")):
@@ -526,6 +526,32 @@ def timeline(entries: Iterable[Entry], wall: float) -> list[Line]:
         else:
             told.append(line)
     return told
+
+
+BEFORE = {"planned": 0, "decided": 1, "intent": 2}
+AT_ONCE = 1.0
+"""Seconds within which a turn writes down what it planned, decided and began."""
+
+
+def _in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """A turn writes its decision after the step has begun; told in that order, it would have acted and then asked."""
+    told: list[Entry] = []
+    for entry in entries:
+        place = len(told)
+        while place and _is_told_before(entry, told[place - 1]):
+            place -= 1
+        told.insert(place, entry)
+    return told
+
+
+def _is_told_before(entry: Entry, earlier: Entry) -> bool:
+    return (
+        entry.kind in BEFORE
+        and earlier.kind in BEFORE
+        and BEFORE[entry.kind] < BEFORE[earlier.kind]
+        and entry.data["plan"] == earlier.data["plan"]
+        and entry.at - earlier.at < AT_ONCE
+    )
 
 
 MOMENTS = ("since", "until", "expires", "verified_at")

@@ -282,7 +282,9 @@ class _Opening(Response):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        hand_over: HandOver = scope["extensions"][HAND_OVER]
+        hand_over: HandOver | None = scope["extensions"].get(HAND_OVER)
+        if hand_over is None:
+            return  # the client has gone, and its connection offers nothing any more
         headers = [header for header in self.raw_headers if header[0] != b"connection"]
         headers.append((b"connection", b"Upgrade" if self.status_code == 101 else b"close"))
         transport = hand_over(self.status_code, headers, self._reader)

@@ -186,6 +186,8 @@ const stream = new Stream({
     state.stream = how;
     // What was read a moment ago need not be read again.
     if (how === "open") refreshAll(Date.now() - 3000);
+    // Most likely the daemon has gone, which should not stay unsaid until the next look.
+    if (how === "lost") touch("status");
     show();
   },
 });

@@ -151,7 +151,7 @@ function timed(iso, kind, text) {
 
 function agoText(iso) {
   const seconds = (now() - Date.parse(iso)) / 1000;
-  return seconds < 2 ? "just now" : `${span(seconds < 90 ? Math.round(seconds) : seconds)} ago`;
+  return seconds < 2 ? "just now" : `${seconds < 90 ? `${Math.round(seconds)} s` : span(seconds)} ago`;
 }
 
 const untilText = (iso) => (Date.parse(iso) > now() ? `${left(Date.parse(iso) - now())} left` : "time is up");

@@ -679,7 +679,7 @@ function pauseForm(state, act, told) {
         "fieldset",
         { class: "row choice" },
         h("legend", null, "For"),
-        PRESETS.map(([value, text]) => h("label", { class: "radio", key: value }, h("input", { key: "radio", type: "radio", name: "for", value, checked: value === "3600" }), text)),
+        PRESETS.map(([value, text]) => h("label", { class: "radio", key: value }, h("input", { key: "radio", type: "radio", name: "for", value, checked: value === "3600", onchange: allowed }), text)),
         h("label", { class: "radio" }, h("span", { class: "unseen" }, "Until"), h("input", { key: "until", type: "datetime-local", name: "until", oninput: chosen })),
       ),
       h("button", { type: "submit", "aria-busy": state.doing.pause && "true" }, "Pause"),
@@ -690,8 +690,13 @@ function pauseForm(state, act, told) {
 }
 
 function chosen(event) {
-  event.target.setCustomValidity("");
+  allowed(event);
   event.target.form.elements.for.value = "until";
+}
+
+// What was wrong with the end may be right now, or is not asked for any more.
+function allowed(event) {
+  event.target.form.elements.until.setCustomValidity("");
 }
 
 function flag(state, act, name, value) {
@@ -758,7 +763,7 @@ function accountView(state, act) {
         told.scope ? h("p", null, "You are ", h("b", null, told.name || told.kind), ` (${kinds[told.kind] ?? told.kind}) and may `, h("b", null, told.scope), ".") : h("p", null, "You are not signed in."),
       ),
     ),
-    isIn && h("p", { key: "out" }, button("Sign out", act.signOut, { "aria-busy": state.doing["sign-out"] && "true" })),
+    isIn && h("p", { key: "out", class: "out" }, button("Sign out", act.signOut, { "aria-busy": state.doing["sign-out"] && "true" })),
     h("div", { key: "note" }, note(state.notes["sign-out"])),
     !isIn && signIn(state, act),
     isIn && section("sessions", "Sessions", ...loaded(state, "sessions", act, (told) => sessions(state, act, told.sessions))),
@@ -781,12 +786,21 @@ function sessions(state, act, list) {
           h("td", { "data-of": "Began" }, at(one.created_at)),
           h("td", { "data-of": "Seen last" }, ago(one.used_at)),
           h("td", { "data-of": "Ends" }, at(one.ends_at)),
-          h("td", { "data-of": "From" }, [one.client, one.agent].filter(Boolean).join(", ")),
+          h("td", { "data-of": "From", title: one.agent }, [one.client, program(one.agent)].filter(Boolean).join(", ")),
           h("td", null, button("End", () => act.endSession(one.id, one.is_this), { "aria-busy": state.doing[`session:${one.id}`] && "true", "aria-label": `End the session of ${one.operator} from ${one.client}` }), note(state.notes[`session:${one.id}`])),
         ),
       ),
     ),
   );
+}
+
+// "Chrome 131 on Linux" of what a browser says of itself; all of it is told to who points at it.
+function program(agent) {
+  const made = /(Edg|OPR|Firefox|Chrome|Version)\w*\/(\d+)/.exec(agent.replace(/Chrome(?=.*(Edg|OPR))/, ""));
+  if (!made) return agent;
+  const name = { Edg: "Edge", OPR: "Opera", Version: "Safari" }[made[1]] ?? made[1];
+  const on = ["Android", "iPhone", "iPad", "Windows", "Mac OS X", "Linux"].find((one) => agent.includes(one));
+  return `${name} ${made[2]}${on ? ` on ${on}` : ""}`;
 }
 
 function signIn(state, act) {
