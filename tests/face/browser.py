@@ -3,6 +3,7 @@
 import contextlib
 import importlib.resources
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -166,7 +167,9 @@ class Visit:
 
     def part(self, heading: str) -> Any:
         """The section with that heading; a number in brackets behind it may be whatever it is."""
-        return self.page.get_by_role("region").filter(has=self.page.get_by_role("heading", name=heading))
+        return self.page.get_by_role("region").filter(
+            has=self.page.get_by_role("heading", name=re.compile(rf"^{heading}( \(\d+\))?$"))
+        )
 
     def card(self, subject: str) -> Any:
         """The question about that subject."""

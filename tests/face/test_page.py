@@ -293,7 +293,7 @@ def test_one_click_rejects_and_the_reason_is_kept(chromium: Any, cared: House) -
         visit.part("Story").locator("li.answered").filter(has_text="rejected by oncall").wait_for()
         assert ask(cared.asked).status is None, "nothing was done"
         asked = next(one for one in cared.told("/api/v1/approvals")["approvals"] if one["why"] == "not <now>")
-        assert ("rejected", "oncall") == (asked["state"], asked["who"])
+        assert ("rejected", "oncall (page)") == (asked["state"], asked["who"])
 
 
 # -- controls ------------------------------------------------------------------------------------------------------

@@ -530,7 +530,7 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_probes_go_on(tmp_path:
     async def story(endpoint: Endpoint) -> None:
         now = [1000.0]
         endpoint.app.door.limiter = RateLimiter(5, clock=lambda: now[0])
-        replies = [await endpoint.get("/style.css") for _ in range(6)]
+        replies = [await endpoint.get("/api/v1/session") for _ in range(6)]
 
         assert [200] * 5 + [429] == [reply.status for reply in replies]
         assert ["4", "3", "2", "1", "0", "0"] == [reply["x-ratelimit-remaining"] for reply in replies]
@@ -542,10 +542,10 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_probes_go_on(tmp_path:
             reply = await endpoint.get(path)
             assert (200, "") == (reply.status, reply["ratelimit"])
         endpoint.peer = "127.0.0.2"
-        assert 200 == (await endpoint.get("/style.css")).status
+        assert 200 == (await endpoint.get("/api/v1/session")).status
         endpoint.peer = "127.0.0.1"
         now[0] += 12
-        assert [200, 429] == [(await endpoint.get("/style.css")).status for _ in range(2)]
+        assert [200, 429] == [(await endpoint.get("/api/v1/session")).status for _ in range(2)]
 
     play(tmp_path, story)
 

@@ -130,10 +130,9 @@ class Door:
         if host is None:
             if asked.connection["http_version"] != "1.0":
                 raise Refusal(400, "BAD_HOST", "the request names no host")
-        elif verdict := self._judge_host(host):
-            # Elsewhere an endpoint may have any name: who comes from there shows who he is, under whatever name.
-            if verdict != 421 or asked.is_neighbour or self._is_local:
-                raise _foreign_host(verdict, host)
+        elif (verdict := self._judge_host(host)) and (verdict != 421 or asked.is_neighbour or self._is_local):
+            # An endpoint that others reach may have any name: they show who they are, under whatever name they come.
+            raise _foreign_host(verdict, host)
 
     def _judge_host(self, host: bytes) -> int:
         """0, or the status to refuse with. A page of another site whose name was made to lead here has its own name."""
