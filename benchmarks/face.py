@@ -180,9 +180,9 @@ def sites(faults: int) -> list[Site]:
     return [Site(f"victim-{number}") for number in range(math.ceil(faults / TRIES))]
 
 
-def key_for(folder: Path) -> str:
+def key_for(folder: Path, scope: str = "read") -> str:
     """Made as an operator makes one."""
-    words = ["--output", "json", "--config", str(folder / "daemon.yaml"), "keys", "create", "crowd", "--scope", "read"]
+    words = ["--output", "json", "--config", str(folder / "daemon.yaml"), "keys", "create", "crowd", "--scope", scope]
     made = subprocess.check_output([sys.executable, "-m", "x0tta6bl4", *words, "--per-minute", str(KEY_RATE)], cwd=ROOT)
     key: str = json.loads(made)["key"]
     return key
@@ -262,6 +262,8 @@ class _Client(asyncio.Protocol):
         self.since: float | None = None
         """When what it waits for was due; None: nothing."""
         self.buffer = bytearray()
+        self.is_last = False
+        """The server said with its answer that it closes the connection."""
         self.missing = -1
         """Bytes to come of the answer; negative: its head is not there yet."""
 
@@ -296,9 +298,10 @@ class _Client(asyncio.Protocol):
             end = self.buffer.find(b"\r\n\r\n")
             if end < 0:
                 return
-            place = self.buffer.lower().find(b"content-length:", 0, end)
-            length = int(bytes(self.buffer[place + 15 : self.buffer.find(b"\r", place)])) if place >= 0 else 0
-            self.missing = end + 4 + length
+            head = bytes(self.buffer[: end + 2]).lower()
+            _, found, rest = head.partition(b"content-length:")
+            self.missing = end + 4 + (int(rest.partition(b"\r")[0]) if found else 0)
+            self.is_last = b"\r\nconnection: close\r" in head
         if len(self.buffer) < self.missing or self.since is None:
             return
         now = self.crowd.loop.time()
@@ -306,6 +309,8 @@ class _Client(asyncio.Protocol):
         self.crowd.took.append(now - self.since)
         self.buffer.clear()
         self.missing, self.since = -1, None
+        if self.is_last:
+            return
         if self.due > now:
             self.crowd.loop.call_at(self.due, self.ask)
         else:
@@ -317,7 +322,7 @@ class _Client(asyncio.Protocol):
         if self.since is not None and self.crowd.loop.time() < self.crowd.until:
             self.crowd.statuses["cut off"] += 1
         self.buffer.clear()
-        self.missing, self.since = -1, None
+        self.missing, self.since, self.is_last = -1, None, False
         if self.crowd.loop.time() < self.crowd.until:
             self.due = self.crowd.loop.time() + self.crowd.pace
             self.again = self.crowd.loop.create_task(self.connect())
@@ -786,7 +791,7 @@ def fire(share: float, say: Say) -> Found:
     seconds, every = max(6.0, 20.0 * share), 2.0
     count = round(seconds / every)
     with Storied(*sites(2 * count + 2), stories=1000) as ground:
-        port, key = ground.status_port, key_for(ground.folder)
+        port, key = ground.status_port, key_for(ground.folder, "operate")
         quiet, loud = Patient(ground), Patient(ground)
         loud._next = len(ground.sites) // 2
         for _ in range(count):
@@ -810,12 +815,20 @@ def fire(share: float, say: Say) -> Found:
                 loud.fault(kill)
             ground.sleep(0.05)
 
-        took, statuses = crowded(port, questions, 200, seconds, 0.0, meanwhile=heal)
+        # Beside all of them somebody who only wants to know whether the daemon lives.
+        probe = _process("crowd", port, [question(port, "/livez").decode("latin-1")], 5, seconds, 0.2)
+        try:
+            took, statuses = crowded(port, questions, 200, seconds, 0.0, meanwhile=heal)
+            probed = json.loads(probe.communicate(timeout=PATIENCE)[0])
+        finally:
+            probe.kill()
+            probe.wait()
         ground.sleep(SETTLED)
         acts = [act for act in ground.acts() if act.at >= ground.began and act.disruptive]
         unproved = sum(act.result != "verified" for act in acts)
         complaints = ground.complaints()
     say(f"fire: {len(took) / seconds:.0f} requests a second for {seconds:.0f} s, {shares(took)}: {counted(statuses)}")
+    say(f"    /livez asked 25 times a second meanwhile: {shares(probed['took'])}, {counted(probed['statuses'])}")
     say(
         f"    a killed service answers again: median {statistics.median(quiet.taken):.3f} s quiet,"
         f" {statistics.median(loud.taken):.3f} s under fire (worst {max(loud.taken):.3f} s, {len(loud.taken)} kills);"

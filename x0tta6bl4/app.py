@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from x0tta6bl4 import __version__
+from x0tta6bl4.adapters.alerts import AlertInbox
 from x0tta6bl4.adapters.allocator import give_back
 from x0tta6bl4.adapters.clock import SystemClock
 from x0tta6bl4.adapters.commands import LinuxCommands
@@ -192,6 +193,15 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
         problems.append(
             Problem("planners", f"there must be exactly one planner; {len(chosen['planners'])} are enabled")
         )
+    for chosen_monitor in chosen["monitors"]:
+        if chosen_monitor.keys.use == "alerts" and not settings.status.enabled:
+            problems.append(
+                Problem(
+                    f"monitors.{chosen_monitor.name}",
+                    "alerts come by the status endpoint, which is off",
+                    hint="set status.enabled: true, or take this monitor out",
+                )
+            )
     problems += production_checks(settings)
     return Blueprint(settings, places, tuple(cares), subjects, chosen, tuple(unsound)), problems
 
@@ -383,7 +393,9 @@ def tools_of(
     database: LaterDatabase,
     processes: LinuxProcesses | None = None,
     links: Links | None = None,
+    alerts: AlertInbox | None = None,
 ) -> Tools:
+    """``alerts``: where the endpoint puts them; without an endpoint none come."""
     commands = LinuxCommands(blueprint.places.state_dir)
     processes = processes or LinuxProcesses(blueprint.places.state_dir)
     return Tools(
@@ -395,6 +407,7 @@ def tools_of(
         network=AsyncNetwork(),
         files=LinuxFiles(),
         messages=OutboundMessages(links=links.to if links is not None else None),
+        alerts=alerts or AlertInbox(),
         database=database,
         subjects=blueprint.subjects,
     )
@@ -579,6 +592,8 @@ class Daemon:
         self._processes: LinuxProcesses | None = None
         self._lock = HostLock(lock_file_of(settings, self.blueprint.places.config_dir))
         self._links: Links | None = None
+        self._alerts = AlertInbox()
+        """Outlives the loops: what fires is not forgotten by a reload."""
         self._access = Access(
             self._database, self._audit, SystemClock(), lambda: kept_key(self.state_dir / "sign-in.key")
         )
@@ -809,7 +824,7 @@ class Daemon:
         self.sight.subjects.clear()
         self.sight.subjects.update(blueprint.subjects)
         self.blueprint = blueprint
-        tools = tools_of(blueprint, self._database, self._processes, self._links)
+        tools = tools_of(blueprint, self._database, self._processes, self._links, self._alerts)
         settings = blueprint.settings
         bus = EventBus(settings.events.max_queue_size, settings.events.history_size)
         parts = parts_of(
@@ -951,6 +966,7 @@ class Daemon:
             FileKeys(keys),
             self._links,
             None if tls is None else Certificate(folder / tls.certificate, folder / tls.key),
+            self._alerts,
         )
 
     async def _audit(self, who: str, what: str, data: Mapping[str, Any]) -> int:

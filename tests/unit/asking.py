@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from x0tta6bl4.adapters.clock import SystemClock
 from x0tta6bl4.adapters.sqlite import SqliteDatabase
@@ -187,7 +188,7 @@ class Endpoint:
             "http_version": self.http_version,
             "method": method,
             "scheme": self.scheme,
-            "path": path,
+            "path": unquote(path),  # as a server hands it over
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",

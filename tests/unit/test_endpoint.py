@@ -538,7 +538,7 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_probes_go_on(tmp_path:
         assert '"default";r=4;t=12' == replies[0]["ratelimit"]
         problem(replies[5], 429, "RATE_LIMITED")
         assert "12" == replies[5]["retry-after"]
-        for path in ("/livez", "/health", "/metrics", "/readyz?exclude=loop-running"):
+        for path in ("/livez", "/health", "/metrics", "/readyz?exclude=loop-running", "/", "/style.css"):
             reply = await endpoint.get(path)
             assert (200, "") == (reply.status, reply["ratelimit"])
         endpoint.peer = "127.0.0.2"

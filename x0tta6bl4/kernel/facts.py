@@ -22,6 +22,7 @@ class Observation:
     subject: str
     metric: str
     value: float
+    """No number (NaN): what it was before is not known any more."""
     at: float = 0.0
     """Seconds of the monotonic clock; the kernel fills it in when the monitor did not."""
     detail: str = ""

@@ -319,9 +319,12 @@ def _below(subjects: Mapping[str, Subject], name: str) -> list[str]:
 
 
 def _is_down(incident: Incident, view: View) -> bool:
-    """Whether it keeps its subject from answering: a leak, or a certificate that expires, does not."""
+    """Whether it keeps its subject from answering: a leak, or a certificate that expires, does not.
+
+    What others alert on may be anything: our own probes say whether it answers.
+    """
     return incident.fault not in ("blind", "overloaded") and any(
-        c.metric.endswith("_up") and not view.sight.holds(c, incident.subject) for c in incident.healthy_when
+        c.metric.endswith("_up") and not c.metric.startswith("alert_") and not view.sight.holds(c, incident.subject) for c in incident.healthy_when
     )
 
 

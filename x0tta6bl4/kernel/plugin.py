@@ -24,6 +24,7 @@ from x0tta6bl4.kernel.facts import (
 from x0tta6bl4.kernel.memory import Feedback, Knowledge
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.ports.alerts import Alerts
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.commands import Commands
 from x0tta6bl4.ports.database import Database
@@ -65,6 +66,7 @@ class Tools:
     network: Network
     files: Files
     messages: Messages
+    alerts: Alerts
     database: Database | None = None
     subjects: Mapping[str, Subject] = field(default_factory=dict)
 

@@ -67,6 +67,10 @@ class Sight:
             asked = now
         for seen in observations:
             metric, subject = seen.metric, seen.subject
+            if seen.value != seen.value:
+                if self._lose(subject, metric):
+                    wake.add(subject)
+                continue
             row = by_metric.get(metric)
             if row is None:
                 row = by_metric[metric] = {}
@@ -178,6 +182,18 @@ class Sight:
                 gone = row.pop(name, None)
                 if gone is not None and gone.trace is not None:
                     self._traces.end((name, metric), gone.trace)
+
+    def _lose(self, subject: str, metric: str) -> bool:
+        """The series is not known any more; False when it was not before."""
+        row = self._by_metric.get(metric, {})
+        gone = row.pop(subject, None)
+        if gone is None:
+            return False
+        if gone.trace is not None:
+            self._traces.end((subject, metric), gone.trace)
+        if not row:
+            del self._by_metric[metric]
+        return True
 
     def latest(self, subject: str, metric: str) -> Observation | None:
         found = self._by_metric.get(metric, {}).get(subject)

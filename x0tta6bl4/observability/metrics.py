@@ -130,6 +130,9 @@ METRICS: tuple[Declared, ...] = (
         "x0tta6bl4_stream_readers_dropped_total", "counter", "Readers of the stream that were let go.", ("reason",)
     ),
     Declared("x0tta6bl4_sign_ins_total", "counter", "Operators' attempts to sign in, by how they ended.", ("result",)),
+    Declared(
+        "x0tta6bl4_alerts_received_total", "counter", "Alerts that others sent, by what was made of them.", ("result",)
+    ),
     Declared("x0tta6bl4_tls_certificate_expiry_timestamp_seconds", "gauge", "When the endpoint's certificate expires."),
     Declared("x0tta6bl4_journal_failing", "gauge", "1 while the journal cannot be written; nothing is done then."),
     Declared(

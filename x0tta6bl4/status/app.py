@@ -11,6 +11,7 @@ from starlette.types import Scope as Connection
 
 from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.status.access import NOBODY
+from x0tta6bl4.status.alerting import Alerting
 from x0tta6bl4.status.approvals import Approvals
 from x0tta6bl4.status.commands import Commands
 from x0tta6bl4.status.desk import Behind, Desk, EndpointSettings, in_words
@@ -74,6 +75,7 @@ class StatusApp:
             *operating.routes(),
             *approvals.routes(),
             *commands.routes(),
+            *Alerting(desk).routes(),
             *Streaming(desk).routes(),
             *SignIn(desk).routes(),
             *Pages().routes(),

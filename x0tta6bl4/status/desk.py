@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from x0tta6bl4.adapters.alerts import AlertInbox
 from x0tta6bl4.kernel.errors import StoreError, X0tError
 from x0tta6bl4.ports.database import Database
 from x0tta6bl4.status.access import Access
@@ -50,6 +51,7 @@ class Behind:
     """None: no message carries a link that answers."""
     certificate: Certificate | None = None
     """None: plain HTTP."""
+    alerts: AlertInbox = field(default_factory=AlertInbox)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -32,6 +33,8 @@ log = logging.getLogger("x0tta6bl4.status.operating")
 
 LONGEST_PAUSE = 366 * 86400.0
 """Seconds; whoever means longer wants another mode for the subject, or another configuration."""
+MOST_PAUSES = 500
+"""In force at once. Each is looked at before every step, and told with every status: a script gone wild must not."""
 
 
 def _event(name: str) -> str:
@@ -102,6 +105,10 @@ class PauseSaid(Said):
         return lasting
 
 
+class ReloadSaid(Said):
+    """There is nothing to be said."""
+
+
 class PauseTold(TypedDict):
     id: str
     target: str
@@ -163,8 +170,9 @@ class Operating:
                 "Reads the configuration again; with a mistake in it the old one stays.",
                 Scope.ADMIN,
                 "config",
+                said=ReloadSaid,
+                is_body_needed=False,
                 gives={200: Gives("It is in force.", Reloaded)},
-                refuses=(422,),
             ),
             Route(
                 "GET",
@@ -185,7 +193,7 @@ class Operating:
                 "pauses",
                 said=PauseSaid,
                 gives={201: Gives("From now on.", PauseTold, headers={"Location": "The pause's own path."})},
-                refuses=(404, 503),
+                refuses=(404, 409, 503),
             ),
             Route(
                 "DELETE",
@@ -234,7 +242,6 @@ class Operating:
     # -- the configuration -----------------------------------------------------------------------------------------
 
     async def _reload(self, asked: Asked) -> Response:
-        await asked.json(is_needed=False)
         return answer(await self.reload(asked))
 
     async def reload(self, asked: Asked) -> Reloaded:
@@ -276,7 +283,9 @@ class Operating:
             raise refused_for("BAD_PAUSE", "the body", [{"where": where, "message": str(error), "hint": ""}]) from error
         known = {*loop.parts.sight.subjects, *(incident.subject for incident in loop.incidents.open)}
         # Whoever mistypes a name would believe something paused that is not.
-        if said.target != "*" and not any(fnmatch.fnmatchcase(name, said.target) for name in known):
+        # fnmatch's own matching would keep each pattern that was ever asked for.
+        fits = re.compile(fnmatch.translate(said.target)).match
+        if said.target != "*" and not any(map(fits, known)):
             raise unknown(
                 "NO_SUCH_TARGET",
                 f"nothing is called {said.target!a}, nor matches it",
@@ -287,6 +296,13 @@ class Operating:
     async def pause(self, asked: Asked, said: PauseSaid) -> PauseTold:
         until, loop = self.check_pause(said), self.desk.face.loop
         try:
+            if len(await loop.parts.knowledge.pauses()) >= MOST_PAUSES:
+                raise Refusal(
+                    409,
+                    "TOO_MANY_PAUSES",
+                    f"{MOST_PAUSES} pauses are in force already",
+                    suggestions=["end some of them, or pause a pattern such as `*` once"],
+                )
             made = await loop.parts.knowledge.add_pause(
                 said.target, until, who=asked.who, reason=said.reason, kind=said.kind
             )

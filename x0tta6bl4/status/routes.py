@@ -18,7 +18,7 @@ from x0tta6bl4.status.access import Caller, Scope
 from x0tta6bl4.status.problems import Refusal, to_json
 
 BODY_LIMIT = 64 * 1024
-"""Bytes of a request's body; nobody has more to say here."""
+"""Bytes of a request's body where its route says nothing else; hardly anybody has more to say here."""
 MISTAKES = 50
 """Mistakes of one request that are told; whoever makes more has another problem."""
 
@@ -118,23 +118,23 @@ class Asked:
         """For a line in the log about what was asked."""
         return {"client": self.client, "who": self.caller.name, "request_id": self.id, "trace_id": self.trace}
 
-    async def body(self) -> bytes:
+    async def body(self, limit: int = BODY_LIMIT) -> bytes:
         declared = self.headers.get(b"content-length", b"0")
-        too_much = Refusal(413, "BODY_TOO_LARGE", f"the body is larger than {BODY_LIMIT} bytes")
-        if declared.isdigit() and int(declared[:20]) > BODY_LIMIT:
+        too_much = Refusal(413, "BODY_TOO_LARGE", f"the body is larger than {limit} bytes")
+        if declared.isdigit() and int(declared[:20]) > limit:
             raise too_much
         body = bytearray()
         try:
             async for chunk in self.request.stream():
                 body += chunk
-                if len(body) > BODY_LIMIT:
+                if len(body) > limit:
                     raise too_much
         except ClientDisconnect as error:
             raise Refusal(400, "BODY_INCOMPLETE", "the body ended too early") from error
         return bytes(body)
 
-    async def json(self, *, is_needed: bool = True) -> Any:
-        body = await self.body()
+    async def json(self, *, is_needed: bool = True, limit: int = BODY_LIMIT) -> Any:
+        body = await self.body(limit)
         if not body and not is_needed:
             return None
         if self.content_type != b"application/json":

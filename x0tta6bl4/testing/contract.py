@@ -13,7 +13,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, get_args
 
@@ -37,6 +37,7 @@ from x0tta6bl4.kernel.plugin import FAMILIES, AnyPlugin, PluginConfig, Situation
 from x0tta6bl4.kernel.sight import Sight, View
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.supervise import Failure, guarded
+from x0tta6bl4.ports.alerts import Alerts
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.commands import Commands
 from x0tta6bl4.ports.database import Database
@@ -58,6 +59,7 @@ PORTS: Mapping[str, type] = {
     "network": Network,
     "files": Files,
     "messages": Messages,
+    "alerts": Alerts,
     "database": Database,
 }
 DOING = frozenset(
@@ -164,9 +166,9 @@ class _Hanging:
             raise AttributeError(method)
         if inspect.iscoroutinefunction(getattr(self._protocol, method)):
             return _hang
-        if method in ("follow", "follow_journal"):
+        if method in ("follow", "follow_journal", "listen"):
             return _hanging_lines
-        answers = {"supervised": ProcessId(4242, 1), "watch_exit": _NoWatch(), "changed_by_others": False}
+        answers = {"supervised": ProcessId(4242, 1), "watch_exit": _NoWatch(), "changed_by_others": False, "firing": ()}
         return lambda *args, **kwargs: answers.get(method)
 
 
@@ -179,7 +181,7 @@ async def _hang(*args: Any, **kwargs: Any) -> Any:
     await asyncio.get_running_loop().create_future()
 
 
-async def _hanging_lines(*args: Any, **kwargs: Any) -> AsyncIterator[str]:
+async def _hanging_lines(*args: Any, **kwargs: Any) -> AsyncGenerator[str, None]:
     await asyncio.get_running_loop().create_future()
     yield ""
 
@@ -375,6 +377,7 @@ _BAD_DAY: Mapping[str, Mapping[str, float]] = {
         "process_busy": 1.0, "process_stopped": 0, "health_up": 1, "health_seconds": 0.01, "health_status": 200,
         "work_up": 0, "work_seconds": 0.02, "work_status": 503, "tls_seconds_left": 60, "check_up": 0,
         "log_lines_per_minute": 9000, "log_skipped_total": 10,
+        "alert_high_error_rate_up": 0, "alert_high_error_rate_severity": 3,
     },
     "db": {
         "process_up": 0, "unit_up": 0, "unit_failed": 1, "unit_restarts": 9, "unit_job": 0, "unit_auto_restart": 0,

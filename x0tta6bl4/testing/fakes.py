@@ -3,7 +3,7 @@
 import asyncio
 import fnmatch
 import os.path
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -11,6 +11,8 @@ from typing import Any
 
 from x0tta6bl4.kernel.errors import ProbeFailed, StepFailed, StepRefused
 from x0tta6bl4.kernel.plugin import Tools
+from x0tta6bl4.ports.alerts import Alert, Told
+from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.commands import CommandResult
 from x0tta6bl4.ports.files import FileInfo
 from x0tta6bl4.ports.host import Disk, Nic, Vitals
@@ -380,10 +382,44 @@ class FakeMessages:
         self.sent.append((where, message))
 
 
+class FakeAlerts:
+    """``tell`` it what others would send; copies are the test's own affair, and it has room for everything."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[str, Told] = {}
+        self._waiting: asyncio.Queue[Told] = asyncio.Queue()
+        self._wants: Callable[[Alert], bool] | None = None
+
+    def tell(self, alert: Alert) -> bool:
+        """Whether somebody listens and wants it."""
+        if self._wants is None or not self._wants(alert):
+            return False
+        before = self._known.get(alert.fingerprint)
+        is_repeated = before is not None and (before.alert.firing, before.alert.starts_at) == (True, alert.starts_at)
+        told = self._known[alert.fingerprint] = Told(alert, self._clock.monotonic(), not (alert.firing and is_repeated))
+        self._waiting.put_nowait(told)
+        return True
+
+    def firing(self) -> Sequence[Told]:
+        return [told for told in self._known.values() if told.alert.firing]
+
+    async def listen(self, wants: Callable[[Alert], bool]) -> AsyncGenerator[Told, None]:
+        if self._wants is not None:
+            raise ProbeFailed("somebody listens already")
+        self._wants = wants
+        try:
+            while True:
+                yield await self._waiting.get()
+        finally:
+            self._wants = None
+
+
 def tools(**overrides: Any) -> Tools:
     """Tools that are fakes wherever nothing else is given; there is no database unless one is."""
     fakes: dict[str, Any] = {
         "clock": FakeClock(),
+        "alerts": FakeAlerts(overrides.get("clock") or FakeClock()),
         "host": FakeHost(),
         "processes": FakeProcesses(),
         "units": FakeUnits(),

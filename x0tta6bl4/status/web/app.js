@@ -250,6 +250,10 @@ const act = {
     show();
     fetchNeeded();
   },
+  forget(key) {
+    delete state.notes[key];
+    show();
+  },
   again(name) {
     touchNow(name);
   },
@@ -378,6 +382,7 @@ function readRoute(isFirst) {
   });
   const views = { "": "now", past: "past", figures: "figures", controls: "controls", account: "account", incidents: id ? "incident" : "past" };
   const wasAt = `${state.route.name}/${state.route.id}`;
+  if (state.route.name !== (views[name] ?? "lost")) state.notes = {};
   state.route = { name: views[name] ?? "lost", id, query: new URLSearchParams(query) };
   for (const one of ["summary", "score", "session"]) if (Date.now() - resource(one).at > 30_000) resource(one).dirty = true;
   // Signals are large: those of the incident before are let go.

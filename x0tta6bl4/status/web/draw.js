@@ -84,6 +84,7 @@ function make(one, space) {
   node.$key = one.props.key;
   node.$props = {};
   for (const name of THEIRS) if (name in one.props) node[name] = one.props[name];
+  if (one.props.checked) node.defaultChecked = true; // what a form that is reset goes back to
   return node;
 }
 

@@ -25,6 +25,9 @@ function section(key, heading, ...children) {
   return h("section", { key, "aria-labelledby": `h-${key}`, class: `part ${key}` }, h("h2", { id: `h-${key}` }, heading), ...children);
 }
 
+// As one begins and ends; a name in front stays as it is written.
+const sentence = (text) => text.replace(/^[a-z]+(?= )/, (word) => word[0].toUpperCase() + word.slice(1)).replace(/([^.!?])$/, "$1.");
+
 // A refusal in words, or what was done, next to what caused it.
 function note(said, again) {
   if (!said) return null;
@@ -33,7 +36,7 @@ function note(said, again) {
   return h(
     "div",
     { class: "note bad", role: "alert" },
-    h("p", null, said.message.replace(/([^.!?])$/, "$1."), after),
+    h("p", null, sentence(said.message), after),
     said.suggestions.length > 0 && h("ul", null, said.suggestions.map((one) => h("li", null, coded(one)))),
     (said.id || again) && h("p", { class: "soft" }, again && button("Try again", again), said.id && ` request ${said.id}`),
   );
@@ -425,7 +428,7 @@ function charts(signals) {
   return [
     h("div", { key: "charts", class: "charts" }, signals.series.map((one) => chart(one, marks, seconds(signals.from), seconds(signals.to)))),
     marks.length > 0 &&
-      h("ol", { key: "marks", class: "marks" }, marks.map((mark) => h("li", null, h("span", { class: "soft" }, `${clock(mark.t * 1000)} ${mark.kind}`), " ", mark.text))),
+      h("ol", { key: "marks", class: "marks" }, marks.map((mark) => h("li", null, h("span", { class: "soft" }, `${clock(mark.t * 1000)} ${mark.kind}`), " ", coded(mark.text)))),
     signals.left_out.length > 0 && h("p", { key: "left", class: "soft" }, `Seen, and not drawn here: ${signals.left_out.join(", ")}.`),
   ];
 }
@@ -652,6 +655,7 @@ function pauseForm(state, act, told) {
     const said = Object.fromEntries(new FormData(form));
     const end = said.for === "until" ? Date.parse(said.until) : now() + Number(said.for) * 1000;
     if (!(end > now())) {
+      act.forget("pause");
       form.elements.until.setCustomValidity("The end must lie ahead.");
       form.elements.until.reportValidity();
       return;
