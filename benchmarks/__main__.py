@@ -15,6 +15,7 @@ PARTS = {
     "strategy": "what choosing by experience is worth",
     "sandbox": "what locking foreign code up costs",
     "resources": "what it costs",
+    "face": "what the endpoint costs, and that healing goes on beneath a crowd",
     "runbooks": "durable incidents: how many, how fast, how small",
 }
 

@@ -178,6 +178,14 @@ class Visit:
     def overflow(self) -> int:
         return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
+    def faults(self) -> list[tuple[str, list[str]]]:
+        """What axe calls serious or critical. It is run from outside, so the page's policy need not allow it."""
+        script = importlib.resources.files("axe_core_python") / "axe.min.js"
+        self.page.evaluate(script.read_text(encoding="utf-8"))
+        found = self.page.evaluate("axe.run().then((told) => told.violations)")
+        bad = [one for one in found if one["impact"] in ("serious", "critical")]
+        return [(one["id"], [node["html"] for node in one["nodes"]]) for one in bad]
+
     def elsewhere(self) -> list[str]:
         own = urlsplit(self.url).netloc
         return [url for _, url in self.asked if urlsplit(url).netloc != own and not url.startswith("data:")]
@@ -233,8 +241,3 @@ def tab(opened: Any, one: House) -> Visit:
 
     page.on("requestfinished", came)
     return visit
-
-
-def axe() -> str:
-    """The checker itself; it is run from outside, so the page's policy need not allow it."""
-    return (importlib.resources.files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")

@@ -456,6 +456,16 @@ def test_a_flag_that_could_not_be_remembered_is_told_as_the_daemons_trouble(tmp_
     play(tmp_path, story)
 
 
+def test_a_query_says_each_thing_once_and_nothing_that_means_nothing(tmp_path: Path) -> None:
+    async def story(endpoint: Endpoint) -> None:
+        error = problem(await endpoint.get("/api/v1/incidents?limit=1&limit=2&stat=open&subject="), 422, "BAD_QUERY")
+        assert {"limit", "stat", "subject"} == {mistake["where"] for mistake in error["details"]["mistakes"]}
+        assert "did you mean state?" in error["suggestions"]
+        assert 200 == (await endpoint.get("/api/v1/incidents?limit=1")).status
+
+    play(tmp_path, story)
+
+
 def test_a_body_is_bounded_typed_and_json(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
         target = "/api/v1/config/features"

@@ -66,6 +66,16 @@ def test_an_end_can_be_a_moment_in_any_time_zone(tmp_path: Path) -> None:
     play(tmp_path, story, SEEN)
 
 
+def test_a_moment_without_a_time_zone_could_be_any(tmp_path: Path) -> None:
+    async def story(endpoint: Endpoint) -> None:
+        soon = (datetime.now() + timedelta(days=30)).isoformat()
+        error = problem(await endpoint.post(PAUSES, {"target": "db", "until": soon}), 422, "BAD_PAUSE")
+        assert "time zone" in error["message"]
+        assert [] == await listed(endpoint)
+
+    play(tmp_path, story, SEEN)
+
+
 @pytest.mark.parametrize("target", ["*", "web-*", "web-?", "w[e]b-1", "db"])
 def test_a_pattern_pauses_what_it_matches_and_ends_under_its_own_name(tmp_path: Path, target: str) -> None:
     async def story(endpoint: Endpoint) -> None:

@@ -548,6 +548,25 @@ def test_a_question_whose_time_ran_out_is_told_as_expired_though_nobody_has_writ
     assert ("expired: it was asked", "expired", "asked") == (line["text"], line["data"]["state"], line["phase"])
 
 
+def test_nothing_is_told_as_done_before_it_was_allowed() -> None:
+    """A turn begins a step and then writes down that it was let through, a few milliseconds later."""
+    allow = {"check": "guard", "answer": "allow", "sentence": "shop is in mode auto", "until": None}
+    hold = {**allow, "check": "backoff", "answer": "hold"}
+    entries = [
+        Entry(T, "decided", "hold", {**hold, "plan": "plan-1"}),
+        Entry(T + 0.001, "planned", "a plan", {"plan": "plan-1"}),
+        Entry(T + 20, "intent", "begun", {"plan": "plan-1"}),
+        Entry(T + 20.005, "decided", "allow", {**allow, "plan": "plan-1"}),
+        Entry(T + 20.006, "decided", "allow another", {**allow, "plan": "plan-2"}),
+        Entry(T + 60, "intent", "begun again", {"plan": "plan-1"}),
+        Entry(T + 62, "decided", "hold again", {**hold, "plan": "plan-1"}),
+    ]
+
+    told = [line["text"] for line in timeline(entries, T + 90)]
+
+    assert ["a plan", "hold", "allow", "begun", "allow another", "begun again", "hold again"] == told
+
+
 def test_what_is_said_again_right_away_is_counted_and_nothing_else_is() -> None:
     def held(at: float, sentence: str) -> Entry:
         said = {"check": "backoff", "answer": "hold", "sentence": sentence, "until": at + 5}

@@ -23,7 +23,7 @@ Received = Literal["taken", "known", "ignored"]
 
 
 class Overflow(Exception):
-    """No room for another notice at the moment. Nothing was kept of it."""
+    """The notice cannot be taken at the moment. Nothing was kept of it."""
 
 
 class AlertInbox:
@@ -40,16 +40,18 @@ class AlertInbox:
         return self._wants is not None
 
     def offer(self, alert: Alert) -> Received:
-        """Raises Overflow when it has to come again. Whoever offers sees first that somebody listens."""
-        assert self._wants is not None, "an alert that nobody listens to is refused before"
+        """Raises Overflow when it has to come again: there is no room, or nobody listens."""
+        if self._wants is None:
+            raise Overflow
         if not self._wants(alert):
             return "ignored"
         now = self._clock.monotonic()
         before = self._known.get(alert.fingerprint)
         if before is not None and _is_copy(alert, before, now):
             return "known"
-        is_new = before is None or not (before.alert.firing and before.alert.starts_at == alert.starts_at)
-        told = Told(alert, now, is_new or not alert.firing)
+        latest = before.alert if before is not None else None
+        repeats = latest is not None and latest.firing and alert.firing and latest.starts_at == alert.starts_at
+        told = Told(alert, now, is_new=not repeats)
         try:
             self._waiting.put_nowait(told)
         except asyncio.QueueFull:
@@ -77,7 +79,7 @@ class AlertInbox:
 
 
 def _is_copy(alert: Alert, before: Told, now: float) -> bool:
-    """Whether it says nothing that is not known. That it still fires is no copy: it shows that the sender still says so."""
+    """Whether it says nothing that is not known. That it still fires is no copy: its sender says so today as well."""
     latest = before.alert
     if alert.starts_at != latest.starts_at:
         return alert.starts_at < latest.starts_at

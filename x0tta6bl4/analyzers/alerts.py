@@ -1,4 +1,4 @@
-"""Finds a fault in every alert that others say is firing, and takes their word that it is over as the proof of a heal."""
+"""Finds a fault in every alert that others say is firing, and takes their word that it is over for the proof."""
 
 import re
 from collections.abc import Sequence

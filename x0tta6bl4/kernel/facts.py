@@ -1,5 +1,6 @@
 """The facts that travel through a cycle: frozen, without behaviour, each with what it rests on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,11 +23,17 @@ class Observation:
     subject: str
     metric: str
     value: float
-    """No number (NaN): what it was before is not known any more."""
     at: float = 0.0
     """Seconds of the monotonic clock; the kernel fills it in when the monitor did not."""
     detail: str = ""
     """What a person would want to know of it: the refused address, the unexpected status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Observation):
+    """What was seen of it before is not known any more. To whoever does not ask for this, ``value`` is no number."""
+
+    value: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,7 +324,8 @@ def _is_down(incident: Incident, view: View) -> bool:
     What others alert on may be anything: our own probes say whether it answers.
     """
     return incident.fault not in ("blind", "overloaded") and any(
-        c.metric.endswith("_up") and not c.metric.startswith("alert_") and not view.sight.holds(c, incident.subject) for c in incident.healthy_when
+        c.metric.endswith("_up") and not c.metric.startswith("alert_") and not view.sight.holds(c, incident.subject)
+        for c in incident.healthy_when
     )
 
 

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from x0tta6bl4.kernel.facts import Condition, Observation, Occurrence
+from x0tta6bl4.kernel.facts import Condition, Lost, Observation, Occurrence
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.kernel.traces import Trace, Traces
 
@@ -67,7 +67,7 @@ class Sight:
             asked = now
         for seen in observations:
             metric, subject = seen.metric, seen.subject
-            if seen.value != seen.value:
+            if seen.__class__ is Lost:
                 if self._lose(subject, metric):
                     wake.add(subject)
                 continue

@@ -1,24 +1,25 @@
-"""Hears the alerts that Alertmanager or Grafana sends to the endpoint, and reports whose they are and whether they fire.
+"""Hears the alerts that Alertmanager or Grafana sends to the endpoint, and reports whether they fire, and for whom.
 
-An alert is known by its notices alone: it fires from the first until one says that it is resolved. Asked in between, the
-monitor says again what it was told last. An alert that its sender does not repeat is not known any more after
-``stale_after``, which is not the same as resolved. When the daemon starts it knows of none until they are repeated. That
-nobody sends anything looks to it as if nothing fired.
+An alert is known by its notices alone: it fires from the first until one says that it is resolved. Asked in between,
+the monitor says again what it was told last. An alert that its sender does not repeat is not known any more after
+``stale_after``, which is not the same as resolved. When the daemon starts it knows of none until they are repeated.
+That nobody sends anything looks to it as if nothing fired.
 """
 
+import asyncio
 import logging
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from pydantic import Field
 
 from x0tta6bl4.kernel.errors import ProbeFailed
-from x0tta6bl4.kernel.facts import Observation, Occurrence, Severity
+from x0tta6bl4.kernel.facts import Lost, Observation, Occurrence, Severity
 from x0tta6bl4.kernel.plugin import PluginConfig, monitor
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.kernel.units import Seconds
@@ -29,6 +30,8 @@ log = logging.getLogger("x0tta6bl4.monitors.alerts")
 
 MOST = 1000
 """Pairs of subject and alert that are known at a time. Senders may write what they like into an alert's name."""
+AT_ONCE = 100
+"""Notices that are heard before others on the event loop have their turn."""
 LONGEST_NAME = 80
 SHOWN = 200
 WORDS = ("summary", "description", "message")
@@ -37,13 +40,14 @@ GRADES = tuple(Severity)
 """``alert_…_severity`` is a place in this row."""
 
 
-def _usual() -> dict[str, Severity]:
-    return {
-        "critical": Severity.CRITICAL, "page": Severity.CRITICAL, "emergency": Severity.CRITICAL,
-        "error": Severity.MAJOR, "major": Severity.MAJOR, "high": Severity.MAJOR,
-        "warning": Severity.WARNING, "minor": Severity.WARNING, "ticket": Severity.WARNING,
-        "info": Severity.INFO, "low": Severity.INFO, "none": Severity.INFO,
-    }  # fmt: skip
+Grade = Literal["info", "warning", "major", "critical"]
+USUAL: Mapping[str, Grade] = {
+    "critical": "critical",
+    "page": "critical",
+    "error": "major",
+    "warning": "warning",
+    "info": "info",
+}
 
 
 class Config(PluginConfig):
@@ -54,9 +58,9 @@ class Config(PluginConfig):
     """Names of alerts that are heard, or shell patterns. Fewer keep alerts away that nobody wants to act on."""
     never: list[str] = []
     """Names of alerts that are not heard, or shell patterns, whatever ``only`` says."""
-    severities: dict[str, Severity] = Field(default_factory=_usual)
-    """What the words of the label ``severity`` mean here. Given, the list takes the place of the usual one."""
-    severity: Severity = Severity.WARNING
+    severities: dict[str, Grade] = dict(USUAL)
+    """What the words of the label ``severity`` mean here. Given, it takes the place of the usual ones."""
+    severity: Grade = "warning"
     """How bad an alert is whose label ``severity`` is missing, or not among ``severities``."""
     stale_after: Seconds = Field(default=16200.0, ge=1)
     """Seconds after which an alert that was not repeated counts as unknown: longer than the sender's repeat_interval,
@@ -101,7 +105,7 @@ class AlertMonitor:
                 seen += self._numbers(series)
             else:
                 del self._series[key]
-                seen += (Observation(self.name, series.subject, metric, math.nan) for metric in _metrics(series.stem))
+                seen += (Lost(self.name, series.subject, metric) for metric in _metrics(series.stem))
         return seen
 
     async def watch(self, report: Callable[[Occurrence], None]) -> None:
@@ -109,7 +113,11 @@ class AlertMonitor:
         try:
             self._take_up(self._alerts.firing())
             async with aclosing(self._alerts.listen(self._wants)) as notices:
+                number = 0
                 async for told in notices:
+                    number += 1
+                    if number % AT_ONCE == 0:
+                        await asyncio.sleep(0)  # where many wait, the next is there at once
                     if (series := self._heard(told)) is not None:
                         report(self._said(told, series))
         except (ProbeFailed, OSError) as error:
@@ -182,7 +190,7 @@ class AlertMonitor:
 
     def _grade(self, alert: Alert) -> int:
         word = alert.labels.get("severity", "").lower()
-        return GRADES.index(self.config.severities.get(word, self.config.severity))
+        return GRADES.index(Severity(self.config.severities.get(word, self.config.severity)))
 
 
 def _stem(name: str) -> str:

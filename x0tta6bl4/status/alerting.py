@@ -1,5 +1,6 @@
 """Takes the alerts that Alertmanager, or Grafana, sends, for the monitor that listens to them."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,6 +24,8 @@ log = logging.getLogger("x0tta6bl4.status.alerting")
 
 BODY_LIMIT = 1024 * 1024
 """Bytes: a group of some thousand alerts. ``max_alerts`` of the sender's receiver bounds it on that side."""
+AT_ONCE = 50
+"""Alerts that are taken before others on the event loop have their turn."""
 LABELS = 64
 ANNOTATIONS = 16
 LONGEST = 500
@@ -126,22 +129,24 @@ class Alerting:
             count(RECEIVED, len(notice.alerts), result="refused")
             raise refusal
         told: Receipt = {"taken": 0, "known": 0, "ignored": 0, "truncated": notice.truncatedAlerts}
-        for number, said in enumerate(notice.alerts):
+        for number, said in enumerate(notice.alerts, 1):
             try:
                 received = inbox.offer(said.alert())
             except Overflow:
-                count(RECEIVED, len(notice.alerts) - number, result="refused")
-                log.warning("more alerts than can be taken at once", extra={**asked.about(), **told})
+                count(RECEIVED, len(notice.alerts) - number + 1, result="refused")
+                log.warning("alerts could not be taken", extra={**asked.about(), **told})
                 raise Refusal(
                     503,
                     "ALERTS_OVERFLOW",
-                    f"{number} of {len(notice.alerts)} alerts were dealt with; there is no room for more at the moment",
+                    f"no room for {len(notice.alerts) - number + 1} of {len(notice.alerts)} alerts at the moment",
                     details=told,
                     suggestions=["send the same again: what was taken is known then"],
                     headers=[AGAIN],
                 ) from None
             told[received] += 1
             count(RECEIVED, result=received)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # healing goes first, and whoever listens makes room
         log.info("alerts told", extra={**asked.about(), **told})
         return answer(told)
 

@@ -1,5 +1,6 @@
 """The endpoint as an application: lets requests through the door to their handlers, and sees every answer out."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -35,6 +36,9 @@ ANSWER_WITHIN = 30.0
 """Seconds for one answer; a reload on a slow disk is the longest there is."""
 AT_ONCE = 256
 """Requests that are worked on at the same time. One more is told to come again, so that healing gets its turns."""
+LOOKING_AT_ONCE = 8
+"""Of these, those that only look. What they ask of the store waits in one row with what a heal asks of it, and more at
+once would be no sooner done."""
 TRACE_FLAGS = b"-00"
 """Of a traceparent: that nobody here records spans."""
 
@@ -84,6 +88,7 @@ class StatusApp:
         wanted = None if only is None else set(only)
         self.map = Map(route for route in routes if wanted is None or route.path in wanted)
         self._busy = 0
+        self._looking = asyncio.Semaphore(LOOKING_AT_ONCE)
         self._always = list(GUARDING)
         if settings.https_only or behind.certificate is not None:
             self._always.append((b"strict-transport-security", b"max-age=31536000"))
@@ -187,8 +192,11 @@ class StatusApp:
                 asked.words = read_words(route.words, asked.query)
             if route.said is not None:
                 body = await asked.json(is_needed=route.is_body_needed)
-                asked.said = read_said(route.said, {} if body is None else body)
-            return await route.handler(asked)
+                asked.said = read_said(route.said, body)
+            if not route.is_limited or asked.connection["method"] not in SAFE:
+                return await route.handler(asked)
+            async with self._looking:
+                return await route.handler(asked)
 
         answer = await guarded(answered, ANSWER_WITHIN if route.is_limited else None)
         if not isinstance(answer, Failure):

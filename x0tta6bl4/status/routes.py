@@ -134,9 +134,10 @@ class Asked:
         return bytes(body)
 
     async def json(self, *, is_needed: bool = True, limit: int = BODY_LIMIT) -> Any:
+        """``is_needed=False``: no body at all says as much as an empty object."""
         body = await self.body(limit)
         if not body and not is_needed:
-            return None
+            return {}
         if self.content_type != b"application/json":
             raise Refusal(
                 415,

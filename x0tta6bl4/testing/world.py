@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from x0tta6bl4.adapters.alerts import AlertInbox
 from x0tta6bl4.app import Blueprint, draw, parts_of
 from x0tta6bl4.kernel.bus import EventBus
 from x0tta6bl4.kernel.facts import Incident
@@ -71,10 +72,12 @@ class World:
         self.clock = LoopClock()
         self.metrics = Metrics("test", strict=True)
         self.flags = FeatureFlags()
+        self.alerts: AlertInbox
         self.loop: MAPEK
 
     def build(self) -> MAPEK:
         """A new life of the daemon over the same host and the same memory."""
+        self.alerts = AlertInbox(self.clock)
         sight = Sight(self.blueprint.subjects)
         outside = tools(
             clock=self.clock,
@@ -82,6 +85,7 @@ class World:
             network=self.network,
             database=self.database,
             files=self.files,
+            alerts=self.alerts,
             subjects=self.blueprint.subjects,
         )
         parts = parts_of(self.blueprint, outside, sight=sight, flags=self.flags, bus=EventBus(), metrics=self.metrics)

@@ -33,11 +33,12 @@ function note(said, again) {
   if (!said) return null;
   if (typeof said === "string") return h("p", { class: "note good" }, said);
   const after = said.after ? ` Ask again in ${span(said.after)}.` : "";
+  const advice = said.suggestions.filter((one) => !after || !/^(ask|try) again in /.test(one));
   return h(
     "div",
     { class: "note bad", role: "alert" },
     h("p", null, sentence(said.message), after),
-    said.suggestions.length > 0 && h("ul", null, said.suggestions.map((one) => h("li", null, coded(one)))),
+    advice.length > 0 && h("ul", null, advice.map((one) => h("li", null, coded(one)))),
     (said.id || again) && h("p", { class: "soft" }, again && button("Try again", again), said.id && ` request ${said.id}`),
   );
 }
@@ -65,6 +66,7 @@ function overall(state) {
   if (!told) {
     if (!trouble) return { word: "looking", of: "quiet", more: ["The daemon is being asked."] };
     if (trouble.status === 401 || trouble.status === 403) return { word: "not signed in", of: "doubtful", more: [trouble.message] };
+    if (trouble.status === 429) return { word: "asked too often", of: "doubtful", more: [trouble.message] };
     return { word: trouble.status === 0 ? "daemon unreachable" : "no status", of: "bad", more: [trouble.message] };
   }
   const loop = told.loop;
@@ -120,7 +122,7 @@ export function top(state, act) {
         "div",
         { class: "tools" },
         button(`Theme: ${state.theme}`, act.theme),
-        h("a", { href: "#/account", "aria-current": name === "account" && "page" }, session?.scope ? `${session.name || session.kind} (${session.scope})` : "Sign in"),
+        h("a", { href: "#/account", "aria-current": name === "account" && "page" }, !session ? "Account" : session.scope ? `${session.name || session.kind} (${session.scope})` : "Sign in"),
       ),
     ),
     h(
@@ -128,7 +130,7 @@ export function top(state, act) {
       { class: `state ${how.of}`, key: "state" },
       h("p", { class: "headline" }, word(how.word, how.of)),
       h("p", { class: "more" }, how.more.map((one, number) => [number > 0 && " ", one])),
-      h("p", { class: "soft age" }, state.statusAt ? ["as of ", ago(new Date(state.statusAt - Date.now() + now()).toISOString()), ", "] : "", streams[state.stream]),
+      h("p", { class: "soft age" }, state.get("status") && ["as of ", ago(new Date(state.statusAt - Date.now() + now()).toISOString()), ", ", streams[state.stream]]),
     ),
   ];
 }
@@ -153,7 +155,7 @@ export function view(state, act) {
   const draw = { now: nowView, incident: incidentView, past: pastView, figures: figuresView, controls: controlsView, account: accountView, lost: lostView }[state.route.name];
   const refused = state.trouble("status");
   const isShut = state.route.name !== "account" && !state.get("status") && (refused?.status === 401 || refused?.status === 403);
-  if (isShut) return [h("h1", { key: "h1-shut" }, "Sign in to see how it is"), note(refused), signIn(state, act)];
+  if (isShut) return [h("h1", { key: "h1-shut" }, "Sign in to see how it is"), refused.status === 403 && note(refused), signIn(state, act)];
   return draw(state, act);
 }
 
