@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from x0tta6bl4.adapters.alerts import LATE, QUEUE, AlertInbox, Overflow
 from x0tta6bl4.analyzers.alerts import AlertAnalyzer
+from x0tta6bl4.app import draw
 from x0tta6bl4.kernel.errors import ProbeFailed
 from x0tta6bl4.kernel.facts import Condition, IncidentState, Lost, Observation, Occurrence, Result, Severity
 from x0tta6bl4.kernel.loop import MAPEK
@@ -22,7 +23,7 @@ from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.monitors import alerts as module
 from x0tta6bl4.monitors.alerts import AlertMonitor, Config
 from x0tta6bl4.ports.alerts import Alert
-from x0tta6bl4.settings.model import StatusSettings
+from x0tta6bl4.settings.model import Settings, StatusSettings
 from x0tta6bl4.status import alerting
 from x0tta6bl4.status.access import Access
 from x0tta6bl4.status.alerting import BODY_LIMIT, AlertSaid, Notice
@@ -703,3 +704,25 @@ def test_the_analyzer_finds_what_fires_since_it_fires_and_knows_when_it_is_over(
 def test_the_schema_of_an_alert_is_open() -> None:
     assert "additionalProperties" not in AlertSaid.model_json_schema()
     assert "date-time" == AlertSaid.model_json_schema()["properties"]["startsAt"]["format"]
+
+
+def test_what_is_lost_is_unknown_and_begins_anew_when_it_is_seen_again() -> None:
+    sight = Sight({"web": Subject("web")})
+    sign = Condition("alert_a_up", ">=", 1.0)
+    assert set() == sight.record([Lost("alerts", "web", "alert_a_up")], 1.0), "what was never known is no news"
+    sight.record([Observation("alerts", "web", "alert_a_up", 0.0), Observation("alerts", "db", "alert_a_up", 1.0)], 2.0)
+    assert {"web"} == sight.record([Lost("alerts", "web", "alert_a_up")], 3.0)
+    assert (None, True) == (sight.holds(sign, "web"), sight.holds(sign, "db"))
+    assert (None, None) == (sight.streak("web", "alert_a_up"), sight.trace("web", "alert_a_up"))
+    sight.record([Lost("alerts", "db", "alert_a_up")], 3.0)
+    assert () == tuple(sight.metrics())
+    sight.record([Observation("alerts", "web", "alert_a_up", 0.0)], 4.0)
+    streak = sight.streak("web", "alert_a_up")
+    assert streak is not None
+    assert 4.0 == streak.since
+
+
+def test_alerts_without_an_endpoint_are_a_mistake_in_the_configuration() -> None:
+    settings = {"monitors": {"told": {"use": "alerts"}}, "status": {"enabled": False}}
+    _, problems = draw(Settings.model_validate(settings), None)
+    assert ["monitors.told"] == [problem.where for problem in problems]

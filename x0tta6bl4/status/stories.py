@@ -45,6 +45,8 @@ COUNTED, AT_A_TIME = 20_000, 1000
 """Most incidents that sums are made of, and how many the store is asked for in one go: others wait meanwhile."""
 BODIES, BYTES = 32, 1 << 20
 """Most answers that are kept, and the room that all of them may take."""
+SUMS_KEPT, SUMS_SHARE = 8, 20.0
+"""Sums that are kept whatever was written meanwhile, for so many times as long as they took to make."""
 MINUTE = 60.0
 """Seconds for which an answer about a time that ends now may be kept."""
 
@@ -752,6 +754,7 @@ class Listing:
         """Rises whenever what was kept is not so any more."""
         self._begun = 0
         self._making: dict[Hashable, _Making] = {}
+        self._sums: dict[float, tuple[MAPEK, float, Encoded]] = {}
 
     async def incidents(
         self,
@@ -784,9 +787,18 @@ class Listing:
         )
 
     async def summary(self, loop: MAPEK, days: float = 7.0) -> Encoded:
-        """See ``summary``; up to a minute old where nothing was written since."""
-        minute = loop.parts.clock.wall() // MINUTE
-        return await self.told(loop, ("summary", days, minute), lambda: summary(loop, days))
+        """See ``summary``; a little old, the longer it takes to make: a busy store must not be summed up all the time."""
+        clock = loop.parts.clock
+        kept = self._sums.get(days)
+        if kept is not None and kept[0] is loop and clock.monotonic() < kept[1]:
+            return kept[2]
+        began = clock.monotonic()
+        made = await self.told(loop, ("summary", days, clock.wall() // MINUTE), lambda: summary(loop, days))
+        ended = clock.monotonic()
+        if len(self._sums) >= SUMS_KEPT:
+            self._sums.clear()
+        self._sums[days] = loop, ended + min(MINUTE, SUMS_SHARE * (ended - began)), made
+        return made
 
     async def told(self, loop: MAPEK, key: Hashable, make: Callable[[], Awaitable[Mapping[str, Any]]]) -> Encoded:
         """What ``make`` says, or has said; it may rest on the store and the loop's open incidents only. Raises what it
