@@ -54,6 +54,18 @@ def test_a_pause_is_made_with_its_end_listed_and_ended(tmp_path: Path) -> None:
     play(tmp_path, story, SEEN)
 
 
+def test_a_name_with_a_slash_can_be_resumed(tmp_path: Path) -> None:
+    async def story(endpoint: Endpoint) -> None:
+        reply = await endpoint.post(PAUSES, {"target": "disk:/var", "for": "1h"})
+        assert (201, f"{PAUSES}/disk%3A%2Fvar") == (reply.status, reply["location"])
+
+        reply = await endpoint.delete(reply["location"])
+        assert (200, {"target": "disk:/var", "ended": 1}) == (reply.status, reply.json)
+        assert [] == await listed(endpoint)
+
+    play(tmp_path, story, {"disk:/var": 1.0})
+
+
 def test_an_end_can_be_a_moment_in_any_time_zone(tmp_path: Path) -> None:
     async def story(endpoint: Endpoint) -> None:
         end = (datetime.now(UTC) + timedelta(hours=2)).replace(microsecond=0)

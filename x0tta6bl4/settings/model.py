@@ -171,7 +171,7 @@ class StatusSettings(Section):
     """Whether plain HTTP is sent away to HTTPS. Turn it on behind a proxy that ends TLS; without one nobody gets in."""
     rate_limit_per_minute: Positive = 100
     """
-    Requests per minute from one address before it is told to wait. Probes and scrapes are not counted.
+    Requests per minute from one address before it is told to wait. Probes, scrapes and the page's files do not count.
 
     A key that was made with a rate of its own has that one. Raised, one client can take more of the CPU; lowered,
     dashboards that ask often are turned away.

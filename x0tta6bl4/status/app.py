@@ -101,7 +101,7 @@ class StatusApp:
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         asked, has_repeated = self._asked(connection, Request(connection, receive))
-        found = self.map.find(asked.path)
+        found = self.map.find(asked.path, connection["raw_path"])
         place, asked.params = found if found is not None else (None, {})
         extra: list[Raw] = []
         try:
@@ -146,7 +146,8 @@ class StatusApp:
                 (b"access-control-allow-origin", origin),
                 (b"access-control-expose-headers", b"X-Request-ID, ETag, Location, Retry-After, RateLimit"),
             ]
-        if is_limited or (place is not None and any(route.needs for route in place.methods.values())):
+        is_free = place is not None and place.first.is_free  # files of the page: the same for everybody
+        if (is_limited and not is_free) or (place is not None and any(route.needs for route in place.methods.values())):
             try:
                 asked.caller = await door.who(asked)
             except Refusal:
@@ -154,7 +155,7 @@ class StatusApp:
                 door.take(asked, extra)
                 raise
         if is_limited:
-            if place is None or not place.first.is_free:
+            if not is_free:
                 door.take(asked, extra)
             if (sent_away := door.to_https(asked)) is not None:
                 return sent_away

@@ -34,6 +34,8 @@ LONGEST = 300.0
 """Seconds that a caller may give a command."""
 KEPT = 24 * 3600.0
 """Seconds for which a command and its answer are remembered."""
+MOST = 10_000
+"""Commands that are remembered, the latest; each is about a kilobyte."""
 UNDER_WAY = 16
 """Commands at work in the background at the same time."""
 DIED = "the daemon ended while it was under way; look before you ask again"
@@ -128,7 +130,10 @@ class Receipts:
         """The one that is there already for that caller's key, or this one, which is now."""
 
         def work(transaction: Transaction) -> Receipt:
-            transaction.execute("DELETE FROM commands WHERE at < ?", [receipt.at - KEPT])
+            transaction.execute(
+                "DELETE FROM commands WHERE at < ? OR rowid <= (SELECT max(rowid) FROM commands) - ?",
+                [receipt.at - KEPT, MOST],
+            )
             if receipt.key:
                 found = transaction.query(
                     f"SELECT {self._COLUMNS} FROM commands WHERE caller = ? AND key = ?",  # noqa: S608  # own words

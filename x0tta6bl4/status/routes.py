@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
@@ -231,14 +232,18 @@ class Map:
             - {route.path for route in self.routes if route.is_hidden}
         )
 
-    def find(self, path: str) -> tuple[Place, Mapping[str, str]] | None:
+    def find(self, path: str, raw: bytes = b"") -> tuple[Place, Mapping[str, str]] | None:
+        """``raw``: the path before it was decoded, where a slash that belongs to a name is still told from others."""
         place = self._exact.get(path)
         if place is not None:
             return place, {}
+        is_encoded = b"%2f" in raw.lower()
+        sought = raw.decode("latin-1") if is_encoded else path
         for pattern, found in self._patterns:
-            match = pattern.fullmatch(path)
+            match = pattern.fullmatch(sought)
             if match is not None:
-                return found, match.groupdict()
+                named = match.groupdict()
+                return found, {key: unquote(part) for key, part in named.items()} if is_encoded else named
         return None
 
 

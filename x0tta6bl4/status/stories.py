@@ -787,7 +787,7 @@ class Listing:
         )
 
     async def summary(self, loop: MAPEK, days: float = 7.0) -> Encoded:
-        """See ``summary``; a little old, the longer it takes to make: a busy store must not be summed up all the time."""
+        """See ``summary``; the longer it takes to make, the older it may be: summing up must not be all it does."""
         clock = loop.parts.clock
         kept = self._sums.get(days)
         if kept is not None and kept[0] is loop and clock.monotonic() < kept[1]:
