@@ -34,6 +34,7 @@ MORE: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     ),
     "monitors.http": ({"subject": "api", "url": "https://example.org/", "probe": "health", "expect_body": "ok"},),
     "monitors.log": ({"subject": "api", "unit": "api.service", "patterns": {"error": "ERROR"}},),
+    "monitors.alerts": ({"only": ["Shop*"], "severities": {"p1": "critical"}, "stale_after": "1d"},),
     "analyzers.threshold": ({"limits": {"hot": {"metric": "load1_per_core", "above": 2}}},),
     "executors.command": (
         {"commands": {"flush": {"argv": ["/usr/bin/flush", "{what}"], "slots": {"what": {}}, "summary": "empties it"}}},

@@ -620,6 +620,40 @@ def test_the_senders_word_says_how_bad_it_is(word: str | None, grade: int) -> No
     assert ("alert_a_severity", grade) == (severity.metric, severity.value)
 
 
+def test_words_of_ones_own_say_how_bad_it_is_in_any_spelling() -> None:
+    hearing = Hearing(Config(severities={"P1": "critical"}))
+    asyncio.run(hearing.hear(hearing.labelled(service="web", severity="p1")))
+    assert 3.0 == hearing.heard[0].observations[1].value
+
+
+def test_what_is_not_to_be_heard_any_more_after_a_reload_is_let_go_of() -> None:
+    async def story() -> None:
+        hearing = Hearing()
+        await hearing.hear(hearing.labelled("A", service="web"), hearing.labelled("B", service="web"))
+        hearing.config = Config(never=["A"])
+        monitor, _ = await hearing.hear()
+        assert [
+            ("alert_a_up", True),
+            ("alert_a_severity", True),
+            ("alert_b_up", False),
+            ("alert_b_severity", False),
+        ] == [(seen.metric, isinstance(seen, Lost)) for seen in await monitor.observe()]
+        assert {"alert_b_up", "alert_b_severity"} == {seen.metric for seen in await monitor.observe()}
+
+    asyncio.run(story())
+
+
+def test_what_went_stale_during_a_reload_is_unknown() -> None:
+    async def story() -> None:
+        hearing = Hearing()
+        await hearing.hear(hearing.labelled(service="web"))
+        hearing.clock.advance(hearing.config.stale_after + 1)
+        monitor, _ = await hearing.hear()
+        assert [Lost, Lost] == [type(seen) for seen in await monitor.observe()]
+
+    asyncio.run(story())
+
+
 @given(st.text(max_size=100))
 def test_every_name_gives_a_metric_that_the_analyzer_knows_or_is_left_alone(name: str) -> None:
     hearing = Hearing()

@@ -283,7 +283,7 @@ class Signal:
     subject: str
     metric: str
     points: tuple[tuple[float, float], ...]
-    """Wall-clock seconds and a finite value, oldest first."""
+    """Wall-clock seconds and a finite value, oldest first; NaN where a time begins in which nothing was seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class Sight:
                 latest.asked = asked
                 trace = latest.trace
             if trace is not None:
-                trace.take(now, seen.value)
+                trace.take(now, seen.value, asked)
             if listeners and (heard := listeners.get(subject)) is not None:
                 heard.set()
             if not metric.endswith("_up"):

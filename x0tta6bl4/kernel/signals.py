@@ -7,6 +7,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
+from math import isnan, nan
 from typing import Protocol, runtime_checkable
 
 from x0tta6bl4.kernel.errors import StoreError
@@ -15,7 +17,7 @@ from x0tta6bl4.kernel.incidents import Incidents
 from x0tta6bl4.kernel.memory import Knowledge, Signal
 from x0tta6bl4.kernel.sight import Sight
 from x0tta6bl4.kernel.supervise import Failure, guarded
-from x0tta6bl4.kernel.traces import SPAN, Series, thinned
+from x0tta6bl4.kernel.traces import BEHIND, SPAN, Series, thinned
 from x0tta6bl4.kernel.watching import until_next
 from x0tta6bl4.ports.clock import Clock
 
@@ -188,12 +190,27 @@ class Keeping:
             ats, values = self._seen(series, self._known_until(one, series, old, offset), last)
             if ats:
                 until[series] = ats[-1]
-            points = [*old, *((at + offset, value) for at, value in zip(ats, values, strict=True))]
+            new = [(at + offset, value) for at, value in zip(ats, values, strict=True)]
+            points = [*old, *self._between(series, old, new, offset), *new]
             # By the clock on the wall as it was at each point: after it was set back, they are told in its order.
             points.sort(key=lambda point: point[0])
+            points = [p for before, p in pairwise([_UNSEEN, *points]) if not (isnan(p[1]) and isnan(before[1]))]
             if points and len(merged) < MOST_SERIES:
                 merged.append(Signal(*series, _shaped(points, one.onset_at)))
         return merged, until
+
+    def _between(
+        self, series: Series, old: Sequence[tuple[float, float]], new: Sequence[tuple[float, float]], offset: float
+    ) -> Sequence[tuple[float, float]]:
+        """The gap between what is kept and what was seen since, where the trace began only after what is kept."""
+        trace = self._sight.trace(*series)
+        if trace is None or not old or not new:
+            return ()
+        last = old[-1][0]
+        # It says itself where a gap is as far as it goes back. What is kept is kept to the millisecond.
+        if trace.ats[0] + offset <= last + 0.001 or not trace.is_apart(new[0][0] - last):
+            return ()
+        return ((last + BEHIND, nan),)
 
     def _known_until(self, one: _Followed, series: Series, old: Sequence[tuple[float, float]], offset: float) -> float:
         """Monotonic time after which nothing of the series is kept yet."""
@@ -230,7 +247,10 @@ class Keeping:
 
     def _moves(self, series: Series) -> bool:
         trace = self._sight.trace(*series)
-        return trace is not None and len(trace.values) > 0 and min(trace.values) != max(trace.values)
+        return trace is not None and len({value for value in trace.values if not isnan(value)}) > 1
+
+
+_UNSEEN = (0.0, nan)
 
 
 def _shaped(points: Sequence[tuple[float, float]], onset: float) -> tuple[tuple[float, float], ...]:

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import accumulate, pairwise
-from math import isfinite
+from math import isfinite, isnan, nan
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -1145,20 +1145,26 @@ def _signal_body(points: Sequence[tuple[float, float]]) -> str:
     # Numbers as short as a chart needs them: they are most of what is kept of an incident.
     times = [round(at * 1000) for at, _ in points]
     after = [later - before for before, later in pairwise(times)]
-    values = ",".join([f"{value:.0f}" if value.is_integer() else f"{value:.6g}" for _, value in points])
+    values = ",".join([_signal_value(value) for _, value in points])
     return f"[{times[0] if times else 0},[{','.join(map(str, after))}],[{values}]]"
+
+
+def _signal_value(value: float) -> str:
+    if isnan(value):
+        return "null"
+    return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
 
 
 def _signal_points(parsed: Any) -> tuple[tuple[float, float], ...]:
     first, after, values = parsed
     times = accumulate(after, initial=first) if values else ()
     try:
-        points = tuple((at / 1000, float(value)) for at, value in zip(times, values, strict=True))
+        points = tuple((at / 1000, None if v is None else float(v)) for at, v in zip(times, values, strict=True))
     except OverflowError as error:
         raise ValueError("no chart has room for such a number") from error
-    if not all(isfinite(at) and isfinite(value) for at, value in points):
+    if not all(isfinite(at) and (value is None or isfinite(value)) for at, value in points):
         raise ValueError("a point of a chart is no number")
-    return points
+    return tuple((at, nan if value is None else value) for at, value in points)
 
 
 def _told_of(move: Move) -> Attributes:

@@ -88,6 +88,9 @@ class AlertMonitor:
         self._alerts = alerts
         self._subjects = subjects
         self._series: dict[tuple[str, str], _Series] = {}
+        self._severities = {word.lower(): grade for word, grade in config.severities.items()}
+        self._unheard: set[tuple[str, str]] = set()
+        """What was heard before a reload and is not to be heard any more."""
         self._trouble = ""
         self._is_full = False
 
@@ -96,7 +99,10 @@ class AlertMonitor:
         if self._trouble:
             raise ProbeFailed(self._trouble)
         now = self._clock.monotonic()
-        seen: list[Observation] = []
+        unheard, self._unheard = self._unheard - self._series.keys(), set()
+        seen: list[Observation] = [
+            Lost(self.name, subject, metric) for subject, stem in sorted(unheard) for metric in _metrics(stem)
+        ]
         for key, series in list(self._series.items()):
             lost = [print_ for print_, told in series.firing.items() if self._is_stale(told, now)]
             for print_ in lost:
@@ -126,11 +132,12 @@ class AlertMonitor:
 
     def _take_up(self, firing: Sequence[Told]) -> None:
         """What fired before a reload still does: asked, we say so."""
-        now = self._clock.monotonic()
         self._series.clear()
         for told in firing:
-            if not self._is_stale(told, now) and self._wants(told.alert):
+            if self._wants(told.alert):
                 self._heard(told)
+            elif (key := self._key(told.alert)) is not None:
+                self._unheard.add(key)
 
     def _is_stale(self, told: Told, now: float) -> bool:
         return now - told.at > self.config.stale_after
@@ -190,7 +197,7 @@ class AlertMonitor:
 
     def _grade(self, alert: Alert) -> int:
         word = alert.labels.get("severity", "").lower()
-        return GRADES.index(Severity(self.config.severities.get(word, self.config.severity)))
+        return GRADES.index(Severity(self._severities.get(word, self.config.severity)))
 
 
 def _stem(name: str) -> str:

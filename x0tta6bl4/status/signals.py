@@ -1,7 +1,7 @@
 """Tells what the numbers did round an incident, as charts are drawn from: kept ones and those of this moment."""
 
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, isnan
 
 from typing_extensions import TypedDict
 
@@ -44,8 +44,9 @@ class Series(TypedDict):
     unit: str
     """``yes/no``, ``seconds``, ``bytes``, ``ratio`` (1 is all), ``percent``, ``celsius``, ``per second``, ``count``, or
     empty where the metric's name does not say."""
-    points: list[tuple[float, float]]
-    """Seconds since the epoch and value, oldest first. A yes-or-no holds until the next point."""
+    points: list[tuple[float, float | None]]
+    """Seconds since the epoch and value, oldest first. A yes-or-no holds until the next point. Null: from then until the
+    next point nothing was seen, and no line is to be drawn; after the last point, neither."""
     limits: list[SignalLimit]
     band: list[tuple[float, float, float]] | None
     """Seconds since the epoch, lowest and highest usual value; null where nothing was learnt."""
@@ -97,7 +98,7 @@ async def signals(loop: MAPEK, incident: str) -> Signals | None:
                 "subject": signal.subject,
                 "metric": signal.metric,
                 "unit": unit_of(signal.metric),
-                "points": [(round(at, 3), value) for at, value in signal.points],
+                "points": [(round(at, 3), None if isnan(value) else value) for at, value in signal.points],
                 "limits": _limits(found, signal.subject, signal.metric),
                 "band": _band(loop, signal.subject, signal.metric, signal.points[0][0], signal.points[-1][0]),
             }

@@ -245,7 +245,7 @@ export function chart(series, marks, from, to) {
     pieces.push(h("path", { class: "band", d: `M${edge.join("L")}Z` }));
   }
   for (const value of near) pieces.push(h("path", { class: "limit", d: `M0 ${y(value).toFixed(1)}H${WIDE}` }));
-  pieces.push(h("path", { class: "line", d: lined(points, isYesNo, from, to, spot, x, y) }));
+  pieces.push(h("path", { class: "line", d: lined(points, isYesNo, spot, x, y) }));
   const inside = marks.map((mark, number) => ({ ...mark, number: number + 1 })).filter((mark) => mark.t >= from && mark.t <= to);
   for (const mark of inside) pieces.push(h("path", { class: `mark ${mark.kind}`, d: `M${x(mark.t).toFixed(1)} 0V${tall}` }));
 
@@ -257,7 +257,7 @@ export function chart(series, marks, from, to) {
     `${name}: lowest ${amount(least, unit)}, highest ${amount(most, unit)}, last ${amount(last, unit)}` +
     limits.map((l) => `, well while ${l.op} ${amount(l.value, unit)}`).join("") +
     (inside.length ? `, ${plural(inside.length, "mark")}` : "");
-  const every = Math.ceil(seen.length / 200);
+  const every = Math.ceil(points.length / 200);
   return h(
     "figure",
     { key: name, class: "chart" },
@@ -299,38 +299,34 @@ export function chart(series, marks, from, to) {
           h(
             "tbody",
             null,
-            seen
-              .filter((_, number) => number % every === 0 || number === seen.length - 1)
-              .map(([t, value]) => h("tr", null, h("td", null, clock(t * 1000)), h("td", null, amount(value, unit)))),
+            points
+              .filter(([, value], number) => number % every === 0 || value === null || number === points.length - 1)
+              .map(([t, value]) => h("tr", null, h("td", null, clock(t * 1000)), h("td", null, value === null ? "not seen" : amount(value, unit)))),
           ),
         ),
-        every > 1 && h("p", { class: "soft" }, `Every ${every}th of ${seen.length}.`),
+        every > 1 && h("p", { class: "soft" }, `Every ${every}th of ${points.length}.`),
       ),
     ),
   );
 }
 
-// A yes or no stands until the next look; a number is joined to the next, but not over a time when nobody looked.
-function lined(points, isStep, from, to, spot, x, y) {
-  const shown = thinned(points);
-  const gaps = shown.slice(1).map(([t], number) => t - shown[number][0]).sort((a, b) => a - b);
-  // What is old is kept with fewer points than what is new: only a time far longer than that is a gap.
-  const wide = Math.max(35, 4 * (gaps[gaps.length >> 1] ?? 1), (to - from) / 30);
+// A yes or no stands until the next look; a number is joined to the next. Where nothing was seen stands a null: no line
+// is drawn there, nor behind the last point.
+function lined(points, isStep, spot, x, y) {
   let d = "";
-  let before = null;
-  for (const [t, value] of shown) {
-    if (value === null) before = null;
-    else {
-      if (before === null || (!isStep && t - before > wide)) d += `M${spot(t, value)}h.1`;
+  let isSeen = false;
+  for (const [t, value] of thinned(points)) {
+    if (value !== null) {
+      if (!isSeen) d += `M${spot(t, value)}h.1`;
       else if (isStep) d += `H${x(t).toFixed(1)}V${y(value).toFixed(1)}`;
       else d += `L${spot(t, value)}`;
-      before = t;
     }
+    isSeen = value !== null;
   }
   return d;
 }
 
-// More points than the screen has dots: the lowest and the highest of each handful say the same.
+// More points than the screen has dots: the lowest and the highest of each handful say the same, and every gap stays.
 function thinned(points) {
   if (points.length <= MOST * 2) return points;
   const size = Math.ceil(points.length / MOST);
@@ -338,11 +334,9 @@ function thinned(points) {
   for (let start = 0; start < points.length; start += size) {
     const handful = points.slice(start, start + size);
     const seen = handful.filter(([, value]) => value !== null);
-    if (seen.length < handful.length) kept.push([handful[0][0], null]);
-    if (!seen.length) continue;
-    const low = seen.reduce((a, b) => (b[1] < a[1] ? b : a));
-    const high = seen.reduce((a, b) => (b[1] > a[1] ? b : a));
-    kept.push(...(low[0] < high[0] ? [low, high] : low === high ? [low] : [high, low]));
+    const low = seen.reduce((a, b) => (b[1] < a[1] ? b : a), seen[0]);
+    const high = seen.reduce((a, b) => (b[1] > a[1] ? b : a), seen[0]);
+    kept.push(...handful.filter((one) => one[1] === null || one === low || one === high));
   }
   return kept;
 }
