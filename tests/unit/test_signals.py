@@ -3,8 +3,9 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from x0tta6bl4.kernel.signals import (
     Keeping,
 )
 from x0tta6bl4.kernel.subjects import Subject
+from x0tta6bl4.kernel.traces import BEHIND
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 from x0tta6bl4.status.signals import MOST_MARKS, Series, Signals, marks, signals, unit_of
 from x0tta6bl4.testing.memory_database import MemoryDatabase
@@ -56,7 +58,13 @@ def of(found: Signals, metric: str) -> Series:
 
 
 def between(series: Series, since: float, until: float) -> list[float]:
-    return [value for at, value in series["points"] if since <= at <= until]
+    return [value for at, value in series["points"] if since <= at <= until and value is not None]
+
+
+def gaps(series: Series) -> list[tuple[float, float]]:
+    """From the last that was seen before each until the first after it; infinite where there is none."""
+    line = [(-math.inf, None), *series["points"], (math.inf, None)]
+    return [(line[n - 1][0], line[n + 1][0]) for n in range(1, len(line) - 1) if line[n][1] is None]
 
 
 # A whole incident
@@ -160,6 +168,130 @@ def test_an_incident_that_stays_open_is_told_from_before_its_onset_until_now_in_
             assert seconds["points"][-1][0] > loop.parts.clock.wall() - 2
             near = between(seconds, incident.onset_at, incident.onset_at + 60)
             assert len(near) > 60  # the beginning is not lost in the hours after it
+
+    run(story())
+
+
+def test_while_a_process_is_dead_its_memory_is_not_drawn_and_what_answers_no_is() -> None:
+    async def story() -> None:
+        world = World({"web": web(mode="suggest")})
+        async with world.running() as loop:
+            await asyncio.sleep(100)
+            world.kill("web")
+            died = loop.parts.clock.wall()
+            await asyncio.sleep(20)
+            now = loop.parts.clock.wall()
+            while_dead = await told(loop, (await only(world)).id)
+            assert died - 2 < of(while_dead, "process_rss_bytes")["points"][-1][0] < died + 1
+            assert of(while_dead, "process_up")["points"][-1][0] > now - 2
+
+            for program in world.blueprint.programs:
+                await world.processes.start(program)
+            again = loop.parts.clock.wall()
+            await asyncio.sleep(EVERY + 20)
+            incident = await only(world)
+            kept = await world.knowledge.signals(incident.id)
+            assert any(math.isnan(value) for one in kept for _, value in one.points)
+            await asyncio.sleep(200)  # long enough for all of it to be kept, and what is in memory to be thinned
+            found = await told(loop, incident.id)
+            assert incident.state is IncidentState.CLOSED
+
+            (gap,) = gaps(of(found, "process_rss_bytes"))
+            assert died - 2 < gap[0] < died + 1
+            assert again - 0.1 < gap[1] < again + 2
+            assert gaps(of(found, "process_up")) == []
+            assert set(between(of(found, "process_up"), died + 2, again - 1)) == {0.0}
+
+    run(story())
+
+
+def test_the_time_in_which_the_daemon_was_down_is_a_gap() -> None:
+    async def story() -> None:
+        world = World({"web": web(mode="suggest")})
+        async with world.running():
+            await asyncio.sleep(100)
+            world.kill("web")
+            await asyncio.sleep(30)
+        await asyncio.sleep(20)
+        async with world.running(started=False) as loop:
+            await asyncio.sleep(5)
+            kept_by_both = []
+            for _ in range(2):
+                up = of(await told(loop, (await only(world)).id), "process_up")
+                kept_by_both.append([after - before for before, after in gaps(up)])
+                await asyncio.sleep(EVERY + 10)
+
+            assert kept_by_both == [[pytest.approx(20, abs=1.5)]] * 2
+
+    run(story())
+
+
+def test_a_gap_between_what_is_kept_and_what_was_seen_since_is_told_and_kept_as_null() -> None:
+    async def story() -> None:
+        clock, sight = LoopClock(), Sight()
+        store, one = _Store(clock), _incident(1)
+        await store.save_incident(one)
+        keeping = Keeping(sight, Incidents(clock), store, clock, lambda: False)
+        keeping.opened(one)
+        for _ in range(3):
+            for tick in range(40):
+                sight.record([Observation("m", one.subject, "process_rss_bytes", float(tick))], clock.monotonic())
+                await asyncio.sleep(0.5)
+            await keeping.keep_all()  # nothing is seen now
+            await asyncio.sleep(15)
+        (kept,) = await store.signals(one.id)
+        (so_far,) = keeping.so_far(one.id, [kept])
+        ((body,),) = await store._database.read("SELECT body FROM signals")
+
+        for signal in (kept, so_far):
+            gap = [at - EPOCH for at, value in signal.points if math.isnan(value)]
+            assert gap == pytest.approx([19.5 + BEHIND, 54.5 + BEHIND])
+            assert [value for _, value in signal.points if not math.isnan(value)] == [n * 1.0 for n in range(40)] * 3
+        assert json.loads(body)[2].count(None) == 2
+        assert "NaN" not in body
+
+    run(story())
+
+
+def test_a_gap_stands_between_two_numbers_and_only_once() -> None:
+    async def story() -> None:
+        clock, sight = LoopClock(), Sight()
+        store, one = _Store(clock), _incident(1)
+        await store.save_incident(one)
+        keeping = Keeping(sight, Incidents(clock), store, clock, lambda: False)
+        keeping.opened(one)
+        for value in (math.nan, 1.0, math.nan, math.nan, 2.0):
+            sight.record([Observation("m", one.subject, "load1", value)], clock.monotonic())
+            await asyncio.sleep(0.5)
+            await keeping.keep_all()
+        (kept,) = await store.signals(one.id)
+
+        assert [(at - EPOCH, str(value)) for at, value in kept.points] == [(0.5, "1.0"), (1.0, "nan"), (2.0, "2.0")]
+
+    run(story())
+
+
+def test_an_hour_of_crashes_is_told_in_bounded_room_with_no_line_over_any() -> None:
+    async def story() -> None:
+        clock, sight = LoopClock(), Sight()
+        store, one = _Store(clock), _incident(1)
+        await store.save_incident(one)
+        keeping = Keeping(sight, Incidents(clock), store, clock, lambda: False)
+        keeping.opened(one)
+        task = asyncio.create_task(keeping.run())
+        for _ in range(240):
+            for tick in range(10):
+                seen = Observation("m", one.subject, "process_rss_bytes", tick * 7 % 5 * 1.0)
+                sight.record([seen], clock.monotonic())
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(10)
+        (told_of,) = keeping.so_far(one.id, await store.signals(one.id))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+        assert len(told_of.points) <= 600
+        for (before, a), (after, b) in pairwise(told_of.points):
+            assert after - before < 6 or math.isnan(a) or math.isnan(b)
 
     run(story())
 

@@ -18,9 +18,11 @@ short enough that what is told from the middle of it on has its beginning."""
 UNSEEN = 4.0
 """How many times the usual time between two looks makes a gap: nothing is known of the time between them."""
 SHORTEST = 0.5
-"""Seconds that are usual at least: what is looked at ten times a second has no gap when the machine was busy for one."""
+"""Seconds that are usual at least: what is looked at ten times a second has no gap when the machine was busy for
+one."""
 LEARNT = 6
-"""Times between looks that are taken as they come, at first. A slow monitor begins with a look out of its pace or two."""
+"""Times between looks that are taken as they come, at first: a slow monitor begins with a look or two out of its
+pace."""
 SINKS = 0.05
 """How much the usual time sinks in each second of looks that follow each other much faster. After a burst of looks, for
 a proof, of a minute, the next one at the monitor's own pace comes as usual."""

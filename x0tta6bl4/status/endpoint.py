@@ -21,7 +21,7 @@ from x0tta6bl4.status.gauges import derive_gauges
 from x0tta6bl4.status.problems import GUARDING, Raw, Refusal
 from x0tta6bl4.status.report import CpuUse, Listening
 from x0tta6bl4.status.stream import HAND_OVER, READERS, Stream
-from x0tta6bl4.status.tls import Certificate
+from x0tta6bl4.status.tls import HANDSHAKE_WITHIN, Certificate
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -213,6 +213,47 @@ def _too_large() -> Refusal:
     return Refusal(431, "HEADERS_TOO_LARGE", f"the head of a request may have {HEAD_LIMIT} bytes and {HEADERS} headers")
 
 
+class _Arrival(asyncio.Protocol):
+    """A client that has not agreed yet on how HTTPS is spoken. It costs a connection like every other, and is counted."""
+
+    def __init__(self, app_state: dict[str, Any], **rest: Any) -> None:
+        """As uvicorn makes its own; all of it is for the connection that this becomes."""
+        self._certificate: Certificate = app_state["certificate"]
+        self._arrivals: dict[_Arrival, asyncio.Task[None]] = app_state["arrivals"]
+        self._becomes = _Connection(app_state=app_state, **rest)
+        self._early: list[bytes] = []
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's always is
+        self.transport = transport
+        transport.pause_reading()  # or its first words would come here, before anybody can decipher them
+        self._arrivals[self] = asyncio.get_running_loop().create_task(self._agree(transport), name="handshake")
+        if len(self._arrivals) + len(self._becomes.connections) > self._becomes.app_state["room"]:
+            next(iter(self._arrivals)).transport.abort()  # who has taken longest
+
+    def data_received(self, data: bytes) -> None:
+        """What the client asked in one breath with its last words of the handshake."""
+        self._early.append(data)
+
+    async def _agree(self, transport: asyncio.Transport) -> None:
+        context, becomes = self._certificate.context, self._becomes
+        try:
+            agreed = await asyncio.get_running_loop().start_tls(
+                transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_WITHIN
+            )
+        except OSError:
+            return  # it speaks something else, or nothing
+        finally:
+            del self._arrivals[self]
+        if agreed is None or agreed.is_closing():
+            transport.abort()
+            return
+        agreed.set_protocol(becomes)
+        becomes.connection_made(agreed)
+        for data in self._early:
+            becomes.data_received(data)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, driven from here: it neither touches signals nor wakes ten times a second nor exits."""
 
@@ -241,6 +282,12 @@ class _Server(uvicorn.Server):
         self.certificate = certificate
         self.sockets = list(sockets)
         self.servers: list[asyncio.Server] = []
+        self.arrivals: dict[_Arrival, asyncio.Task[None]] = {}
+        """With HTTPS, those that are no clients yet; who has taken longest stands first."""
+
+    @property
+    def connected(self) -> int:
+        return len(self.clients) + len(self.arrivals)
 
     @property
     def clients(self) -> "set[_Connection]":
@@ -251,7 +298,9 @@ class _Server(uvicorn.Server):
         self.lifespan = self.config.lifespan_class(self.config)
         self.lifespan.state["room"] = self.room
         if self.certificate is not None:
-            self.config.ssl = self.certificate.context
+            # Left to uvicorn, whoever does not speak would be counted nowhere, for a minute.
+            self.lifespan.state |= {"certificate": self.certificate, "arrivals": self.arrivals}
+            self.config.http_protocol_class = _Arrival
         await self.on_tick(0)
         await self.startup(self.sockets)
         for listening in self.sockets:
@@ -269,9 +318,11 @@ class _Server(uvicorn.Server):
             server.close()
         for listening in self.sockets:
             listening.close()
+        for arrival in list(self.arrivals):
+            arrival.transport.abort()
         for client in list(self.clients):
             client.shutdown()
-        tasks = set(self.server_state.tasks)
+        tasks = {*self.server_state.tasks, *self.arrivals.values()}
         if tasks:
             _, tasks = await asyncio.wait(tasks, timeout=CLOSE_WITHIN)
         for client in list(self.clients):
@@ -297,7 +348,7 @@ async def serve(face: Face, settings: EndpointSettings, behind: Behind, told: Ca
         face,
         settings,
         behind,
-        connections=lambda: sum(len(s.clients) for s in servers) + len(stream.readers),
+        connections=lambda: sum(s.connected for s in servers) + len(stream.readers),
         listening=listening,
         cpu=cpu,
         stream=stream,
@@ -306,6 +357,7 @@ async def serve(face: Face, settings: EndpointSettings, behind: Behind, told: Ca
     try:
         if settings.metrics_enabled and settings.prometheus_port is not None:
             servers += await _second_port(face, settings, behind, settings.prometheus_port, listening, room)
+        port_trouble = listening.trouble
         stream.follow(face.loop.parts.bus)
         derive_gauges(face)
         for server in servers:
@@ -322,7 +374,7 @@ async def serve(face: Face, settings: EndpointSettings, behind: Behind, told: Ca
                 behind.keys.look()
                 if certificate is not None:
                     certificate.look()
-                    listening.trouble = certificate.trouble
+                    listening.trouble = certificate.trouble or port_trouble
                     if certificate.expires is not None:
                         face.metrics.set("x0tta6bl4_tls_certificate_expiry_timestamp_seconds", certificate.expires)
                 for server in servers:

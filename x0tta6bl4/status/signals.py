@@ -45,8 +45,8 @@ class Series(TypedDict):
     """``yes/no``, ``seconds``, ``bytes``, ``ratio`` (1 is all), ``percent``, ``celsius``, ``per second``, ``count``, or
     empty where the metric's name does not say."""
     points: list[tuple[float, float | None]]
-    """Seconds since the epoch and value, oldest first. A yes-or-no holds until the next point. Null: from then until the
-    next point nothing was seen, and no line is to be drawn; after the last point, neither."""
+    """Seconds since the epoch and value, oldest first. A yes-or-no holds until the next point. Null: nothing was seen
+    from then until the next point, so no line goes there, nor behind the last point."""
     limits: list[SignalLimit]
     band: list[tuple[float, float, float]] | None
     """Seconds since the epoch, lowest and highest usual value; null where nothing was learnt."""
