@@ -40,7 +40,7 @@ lint: $(DEV_READY)  ## style, types, direction of imports, generated files
 	  || (echo "config/reference.yaml is out of date: make reference" && false)
 
 test: lint  ## everything that takes less than five minutes
-	$(BIN)/pytest -m "not slow and not systemd and not face"
+	$(BIN)/pytest -m "not slow and not systemd and not face" --ignore tests/face
 
 test-face: $(FACE)/face.stamp  ## the endpoint before a real Prometheus, Alertmanager and Chromium, and a fuzz of its API
 	$(FACE)/bin/pytest -m face tests/face

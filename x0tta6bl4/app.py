@@ -939,7 +939,19 @@ class Daemon:
 
     async def _must_have_keys(self, status: StatusSettings) -> None:
         """Whoever can reach the port from elsewhere could read everything, were there nobody to be."""
-        if not status.enabled or is_loopback(status.host) or status.api_keys or await self._access.has_any():
+        if not status.enabled or is_loopback(status.host):
+            return
+        if status.tls is None and not status.https_only:
+            self._conditions["endpoint-plain"] = Condition(
+                "endpoint-plain",
+                f"the endpoint speaks plain HTTP on {status.host}",
+                "Keys and passwords can be read on their way. Set status.tls, or end TLS in a proxy and set "
+                "status.https_only.",
+                "warning",
+                time.time(),
+            )
+            log.warning("keys and passwords can be read on their way: the endpoint speaks plain HTTP to others")
+        if status.api_keys or await self._access.has_any():
             return
         raise ConfigError(
             [

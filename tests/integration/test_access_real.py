@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,3 +141,24 @@ def test_a_key_in_a_file_opens_it(tmp_path: Path) -> None:
 def _who(port: int, **headers: str) -> tuple[int, str, str, str | None]:
     status, told = ask(port, "GET", "/api/v1/session", **headers)
     return status, told["kind"], told["name"], told["scope"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes certificates, is missing")
+def test_the_command_line_asks_a_daemon_that_speaks_https_and_lets_nobody_read_without_a_key(tmp_path: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=heal.example.org", "-keyout", "tls.key", "-out", "tls.crt"],
+        cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE,
+    )  # fmt: skip
+    tls = {"certificate": "tls.crt", "key": "tls.key"}
+    host = Host(tmp_path, {"host": "127.0.0.1", "tls": tls, "local_read": False})
+    with host.daemon():
+        told = host.run("status", "--output", "json")
+        assert 0 == told.returncode, told.stderr
+        assert '"trouble":""' in told.stdout.replace(" ", ""), told.stdout
+
+        (tmp_path / "state/operator.token").chmod(0o600)
+        (tmp_path / "state/operator.token").write_text("another\n")
+        told = host.run("status")
+        assert "/status answers 401" in told.stdout + told.stderr
+        assert "//status" not in told.stdout + told.stderr

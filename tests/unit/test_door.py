@@ -58,7 +58,15 @@ def test_who_asks_from_elsewhere_is_nobody(tmp_path: Path, peer: str) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"x_forwarded_for": "127.0.0.1"}, {"x_forwarded_for": ""}, {"forwarded": "for=127.0.0.1"}, {"x_real_ip": "::1"}],
+    [
+        {"x_forwarded_for": "127.0.0.1"},
+        {"x_forwarded_for": ""},
+        {"forwarded": "for=127.0.0.1"},
+        {"x_real_ip": "::1"},
+        {"x_forwarded_proto": "https"},
+        {"x_forwarded_host": "localhost"},
+        {"via": "1.1 proxy"},
+    ],
 )
 @pytest.mark.parametrize("trusted", [[], ["127.0.0.1"]])
 def test_what_somebody_passes_on_does_not_come_from_a_neighbour(

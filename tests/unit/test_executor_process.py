@@ -208,12 +208,12 @@ def test_a_preview_touches_nothing_and_says_what_would_be_done() -> None:
     async def story() -> None:
         fake = FakeProcesses()
         process = built(fake)
-        assert "would start /usr/bin/web" == await process.preview(step("restart"))
+        assert "would start /usr/bin/web --port 1" == await process.preview(step("restart"))
         old = await fake.start(WEB)
         said = [await process.preview(step(verb)) for verb in ("start", "stop", "restart")]
         said.append(await process.preview(step("signal", signal=1)))
         assert "would find that web (pid 1000) already runs" == said[0]
-        assert "would stop web (pid 1000) by SIGTERM, after 5 s by SIGKILL, and start /usr/bin/web" == said[2]
+        assert "would stop web (pid 1000) by SIGTERM, after 5 s by SIGKILL, and start /usr/bin/web --port 1" == said[2]
         assert "would send SIGHUP to web (pid 1000)" == said[3]
         assert old == fake.supervised("web") and [] == fake.sent
 

@@ -17,6 +17,7 @@ import pytest
 from asking import OPERATOR, PASSWORD, Endpoint, play
 
 from x0tta6bl4.settings.model import StatusSettings
+from x0tta6bl4.status import endpoint as endpoint_module
 from x0tta6bl4.status.access import Scope
 from x0tta6bl4.status.endpoint import serve
 from x0tta6bl4.status.tls import Certificate
@@ -274,6 +275,42 @@ def test_a_client_that_never_agrees_on_anything_keeps_nobody_waiting(tmp_path: P
             for _, writer in (*silent, *rude):
                 writer.close()
             assert 200 == (await daemon.ask("/livez")).status
+
+    play(tmp_path, story)
+
+
+def test_who_does_not_agree_takes_no_place_from_others_and_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(tmp_path)
+    files.put(*made(tmp_path, "first"))
+    monkeypatch.setattr(endpoint_module, "CONNECTIONS", 8)
+
+    async def story(endpoint: Endpoint) -> None:
+        async with served(endpoint, files) as daemon:
+            silent = [await asyncio.open_connection("127.0.0.1", daemon.port) for _ in range(40)]
+            assert 200 == (await daemon.ask("/livez")).status
+            told = json.loads((await daemon.ask("/status")).body)
+            assert told["connections"] <= 9, "each is counted, and who took longest has made room"
+            monkeypatch.setattr(endpoint_module, "HANDSHAKE_WITHIN", 0.2)
+            late = await asyncio.open_connection("127.0.0.1", daemon.port)
+            assert b"" == await asyncio.wait_for(late[0].read(), PATIENCE)
+            for _, writer in (*silent, late):
+                writer.close()
+
+    play(tmp_path, story)
+
+
+def test_a_second_port_that_is_taken_is_still_told_while_the_certificate_is_well(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.put(*made(tmp_path, "first"))
+
+    async def story(endpoint: Endpoint) -> None:
+        async with await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0) as other:
+            port = other.sockets[0].getsockname()[1]
+            async with served(endpoint, files, prometheus_port=port) as daemon:
+                await asyncio.sleep(1.2)  # the certificate is looked at once a second
+                assert f"port {port} on 127.0.0.1 is in use" in await daemon.trouble()
 
     play(tmp_path, story)
 

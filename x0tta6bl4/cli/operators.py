@@ -48,7 +48,7 @@ async def _add(args: Namespace, display: Display) -> int:
     if display.as_json:
         display.json({"operator": args.name, "scope": args.scope})
     else:
-        display.line(f"{args.name} can sign in on the page now, and may {args.scope}.")
+        display.line(f"{args.name} can sign in on the page now, with the scope {args.scope}.")
     return OK
 
 
@@ -84,7 +84,7 @@ async def _scope(args: Namespace, display: Display) -> int:
             known_or_refuse(args.name, await _names(access), "operator")
             ended = await access.set_scope(args.name, Scope(args.scope), who())
     await followed(place)
-    return _changed(display, args.name, ended, f"{args.name} may {args.scope} now")
+    return _changed(display, args.name, ended, f"{args.name} has the scope {args.scope} now")
 
 
 async def _remove(args: Namespace, display: Display) -> int:

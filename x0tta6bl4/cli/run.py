@@ -66,7 +66,8 @@ def _announce(daemon: "Daemon", display: Display) -> None:
     if daemon.address:
         display.line(f"status page: {daemon.address}")
     elif settings.status.enabled:
-        display.line("there is no status page: its port could not be opened (see the log above; --set status.port=0)")
+        why = next((c.meaning for c in daemon.conditions() if c.code == "endpoint"), "see the log above")
+        display.line(f"there is no status page: {why}")
     else:
         display.line("the status page is off (status.enabled)")
     for care in blueprint.cares:

@@ -267,7 +267,8 @@ def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
         _tell_decision(display, decision)
     done = [begun for begun, _ in case.actions if not case.only_asks(begun)]
     if not closed and not any(begun.at >= case.onset for begun in done):
-        told = " but to try and let people know" if len(done) < len(case.actions) else ""
+        asked = [begun for begun, _ in case.actions if case.only_asks(begun) and begun.at >= case.onset]
+        told = " but to try and let people know" if asked else ""
         display.line(f"Nothing was done about it{' this time' if done else ''}{told}.", 2)
     if case.actions:
         _tell_actions(display, case, is_run=is_run)

@@ -1,6 +1,7 @@
 """Starts, stops, restarts and signals the programs that the daemon itself supervises."""
 
 import asyncio
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from x0tta6bl4.ports.processes import Processes, ProcessId, Program
 
 NEARLY = 0.001
 """Seconds by which two readings of a clock may miss each other: a stop that took its whole grace ended by SIGKILL."""
+SHOWN = 200
+"""Characters of a command that are told to whoever decides about it."""
 
 
 class Config(PluginConfig):
@@ -95,14 +98,14 @@ class ProcessExecutor:
         first = "SIGTERM" if args.signal is None else signal_name(args.signal)
         stop = f"stop {what} by {first}, after {args.grace:g} s by SIGKILL"
         if verb == "restart":
-            return f"would {stop}, and start {program.argv[0]}" if running else f"would start {program.argv[0]}"
+            return f"would {stop}, and start {_shown(program)}" if running else f"would start {_shown(program)}"
         if verb == "stop":
             if args.was_running is False:
                 return f"would leave {what} alone: it was not running before"
             return f"would {stop}" if running else f"would find that {what} does not run"
         if args.was_running is False:
             return f"would leave {what} stopped: it was not running before"
-        return f"would find that {what} already runs" if running else f"would start {program.argv[0]}"
+        return f"would find that {what} already runs" if running else f"would start {_shown(program)}"
 
     async def act(self, step: Step) -> Effect:
         verb, program, args = self._read(step)
@@ -218,6 +221,12 @@ def _told_again(error: StepFailed, message: str) -> StepFailed:
 
 def _seconds(seconds: float) -> str:
     return f"{round(seconds, 2):g} s"
+
+
+def _shown(program: Program) -> str:
+    """The command as a person would type it; its beginning, when it is long."""
+    text = shlex.join(program.argv)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 PLUGIN = executor(

@@ -146,9 +146,9 @@ class StatusSettings(Section):
     """TCP port to listen on; 0 takes any free one. Change it when another program has the port."""
     workers: Positive = 1
     """
-    Processes that answer HTTP; the loop runs in one of them only.
+    Processes that answer HTTP. There is one, whatever stands here: it answers thousands of requests a second.
 
-    Raised, each costs its own memory; one answers thousands of requests a second.
+    More are understood, so that a configuration that asks for them is taken, and change nothing.
     """
     tls: TlsSettings | None = None
     """HTTPS on the port itself. Empty: plain HTTP, for loopback or behind a proxy that ends TLS."""
@@ -156,7 +156,8 @@ class StatusSettings(Section):
     """
     Whether who asks from this very host may read without a key.
 
-    Off: every user and program of the host needs one, too. Behind a proxy on the same host nobody is taken for local.
+    Off: every user and program of the host needs one, too. Turn it off behind a proxy on the same host that adds no
+    header such as X-Forwarded-For: whoever comes through it looks local. With such a header nobody does.
     """
     api_keys: dict[str, ApiKeySettings] = {}
     """Keys that stand in files, by a name of yours, beside those that ``x0tta6bl4 keys`` makes."""

@@ -241,6 +241,13 @@ class Access:
         await self._note_use(key)
         return Caller("key", key.name, key.scope, key.id, key.per_minute)
 
+    async def holds(self, id: str) -> bool:
+        """Whether the key or the session of that id still lets anybody in."""
+        key, _ = (await self._look()).keys.get(id, (None, ""))
+        if key is not None:
+            return key.state(self._clock.wall()) == "live"
+        return await self._session(id) is not None
+
     async def _look(self) -> _Known:
         if self._clock.monotonic() - self._known.read_at < FRESH:
             return self._known

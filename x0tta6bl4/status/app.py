@@ -73,6 +73,7 @@ class StatusApp:
         self.face = face
         operating, approvals = Operating(desk), Approvals(desk)
         commands = Commands(desk, operating, approvals)
+        self.streaming = Streaming(desk)
         routes = [
             *Probes(desk).routes(),
             *Reading(desk).routes(),
@@ -80,7 +81,7 @@ class StatusApp:
             *approvals.routes(),
             *commands.routes(),
             *Alerting(desk).routes(),
-            *Streaming(desk).routes(),
+            *self.streaming.routes(),
             *SignIn(desk).routes(),
             *Pages().routes(),
         ]

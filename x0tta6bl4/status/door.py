@@ -24,7 +24,7 @@ from x0tta6bl4.status.tokens import TokenRefused
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
+FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"x-forwarded-host", b"x-forwarded-proto", b"via")
 """Who passes a request on says so in one of these; then the peer is not who asks."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

@@ -214,7 +214,7 @@ def _too_large() -> Refusal:
 
 
 class _Arrival(asyncio.Protocol):
-    """A client that has not agreed yet on how HTTPS is spoken. It costs a connection like every other, and is counted."""
+    """A client that has not agreed yet on how HTTPS is spoken; it is counted, for it costs as much as every other."""
 
     def __init__(self, app_state: dict[str, Any], **rest: Any) -> None:
         """As uvicorn makes its own; all of it is for the connection that this becomes."""
@@ -222,7 +222,6 @@ class _Arrival(asyncio.Protocol):
         self._arrivals: dict[_Arrival, asyncio.Task[None]] = app_state["arrivals"]
         self._becomes = _Connection(app_state=app_state, **rest)
         self._early: list[bytes] = []
-        self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's always is
         self.transport = transport
@@ -370,8 +369,11 @@ async def serve(face: Face, settings: EndpointSettings, behind: Behind, told: Ca
                 await _tick(face)
                 cpu.tick()
                 stream.follow(face.loop.parts.bus)
-                stream.tick(asyncio.get_running_loop().time())
-                behind.keys.look()
+                now = asyncio.get_running_loop().time()
+                stream.tick(now)
+                app.streaming.tick(now)
+                for key in behind.keys.look():
+                    stream.dismiss(key, "the key was changed")
                 if certificate is not None:
                     certificate.look()
                     listening.trouble = certificate.trouble or port_trouble

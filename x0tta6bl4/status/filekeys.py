@@ -32,24 +32,36 @@ class FileKeys:
         digest = hashlib.sha256(shown.encode("utf-8", "replace")).digest()
         for name, (kept, scope) in self._known.items():
             if hmac.compare_digest(digest, kept):
-                return Caller("key", name, scope, f"file:{name}")
+                return Caller("key", name, scope, _id(name))
         return None
 
-    def look(self) -> None:
-        """Takes over what has changed. A file that cannot be read any more lets nobody in."""
+    def look(self) -> list[str]:
+        """Takes over what has changed, and tells the ids of the keys that hold no more as they were.
+
+        A file that cannot be read any more lets nobody in.
+        """
+        changed = []
         for name, (path, scope) in self._files.items():
             try:
                 stamp = _stamp(path)
                 if stamp == self._stamps.get(name):
                     continue
-                self._known[name] = digest_in(path), scope
+                before, self._known[name] = self._known.get(name), (digest_in(path), scope)
             except (OSError, ValueError) as error:
                 if self._known.pop(name, None) is not None:
+                    changed.append(_id(name))
                     log.error("a key is not accepted any more", extra={"key": name, "reason": str(error)})
                 self._stamps.pop(name, None)
             else:
                 self._stamps[name] = stamp
+                if before not in (None, self._known[name]):
+                    changed.append(_id(name))
                 log.info("a key was read anew", extra={"key": name})
+        return changed
+
+
+def _id(name: str) -> str:
+    return f"file:{name}"
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

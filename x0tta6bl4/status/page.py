@@ -12,6 +12,7 @@ def head(title: str, up: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="robots" content="noindex">'
         f"<title>{html.escape(title)} – x0tta6bl4</title>"
+        f'<link rel="icon" href="{up}icon.svg" type="image/svg+xml">'
         f'<link rel="stylesheet" href="{up}style.css"></head><body><header><h1>x0tta6bl4</h1></header><main>'
     )
 

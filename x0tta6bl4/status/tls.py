@@ -3,6 +3,7 @@
 import logging
 import os
 import ssl
+from asyncio.sslproto import SSLProtocol
 from pathlib import Path
 
 from x0tta6bl4.adapters.network import certificate_expiry
@@ -11,6 +12,10 @@ log = logging.getLogger("x0tta6bl4.status.tls")
 
 HANDSHAKE_WITHIN = 10.0
 """Seconds for a client to agree on how to speak."""
+
+# For each connection, asyncio sets aside what it may read at once. Its 256 KiB would be hundreds of MiB for a crowd of
+# clients that need not even have said who they are; one record of TLS has 16 KiB at most.
+SSLProtocol.max_size = 16 * 1024
 
 
 class Certificate:

@@ -320,7 +320,7 @@ function question(state, act, wanted) {
           h("li", null, h("b", null, `${step.action} on ${step.target}`), Object.keys(step.args).length > 0 && [" ", h("code", null, JSON.stringify(step.args))], ": ", step.preview ?? h("span", { class: "bad" }, `it would be refused: ${step.refused}`)),
         ),
       ),
-      speaksFor.length > 0 && [h("h4", null, "What speaks for it"), h("ul", null, speaksFor.map((one) => h("li", null, one)))],
+      speaksFor.length > 0 && [h("h4", null, "What it rests on"), h("ul", null, speaksFor.map((one) => h("li", null, one)))],
       against.length > 0 && [h("h4", null, "What would stop it all the same"), h("ul", null, against.map((one) => h("li", null, word(TOLD[one.answer] ?? one.answer), ` ${one.check}: `, coded(one.sentence), one.until && [", ", until(one.until)])))],
       told.moot && h("p", { class: "note" }, `No answer is needed any more: ${told.moot}.`),
       told.state !== "wanted" && h("p", { class: "note" }, `It was ${told.state}${told.who ? ` by ${told.who}` : ""}${told.why ? `: ${told.why}` : ""}.`),
