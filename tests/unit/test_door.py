@@ -739,3 +739,15 @@ def test_the_sessions_of_one_daemon_mean_nothing_to_another(tmp_path: Path) -> N
         problem(await endpoint.get(WHO, authorization=f"Bearer {browser.cookie('x0_access')}"), 401, "UNAUTHORIZED")
 
     play(tmp_path, story)
+
+
+def test_a_stranger_is_not_believed_that_the_way_was_encrypted(tmp_path: Path) -> None:
+    async def story(endpoint: Endpoint) -> None:
+        key = {"authorization": f"Bearer {TOKEN}", "x_forwarded_proto": "https"}
+        endpoint.peer = "192.0.2.7"
+        assert 308 == (await endpoint.get("/status", **key)).status
+        for proxy in ("10.1.2.3", "127.0.0.1"):
+            endpoint.peer = proxy
+            assert 200 == (await endpoint.get("/status", **key)).status
+
+    play(tmp_path, story, https_only=True, trusted_proxies=["10.0.0.0/8"])

@@ -369,7 +369,8 @@ def test_https_only_sends_people_away_and_lets_the_proxy_and_the_probes_in(tmp_p
         assert (308, "https://localhost/status?a=b") == (reply.status, reply["location"])
         reply = await endpoint.get("//evil.example", host="localhost")
         assert (308, "https://localhost//evil.example") == (reply.status, reply["location"])
-        assert 200 == (await endpoint.get("/status", x_forwarded_proto="https")).status
+        shown = f"Bearer {TOKEN}"
+        assert 200 == (await endpoint.get("/status", x_forwarded_proto="https", authorization=shown)).status
         assert 200 == (await endpoint.get("/readyz?exclude=loop-running")).status
         assert "max-age=" in reply["strict-transport-security"]
 

@@ -169,7 +169,11 @@ class StatusSettings(Section):
     they are taken for.
     """
     https_only: bool = False
-    """Whether plain HTTP is sent away to HTTPS. Turn it on behind a proxy that ends TLS; without one nobody gets in."""
+    """
+    Whether plain HTTP is sent away to HTTPS. Turn it on behind a proxy that ends TLS; without one nobody gets in.
+
+    The proxy says so by X-Forwarded-Proto, and is believed on this host and where ``trusted_proxies`` names it.
+    """
     rate_limit_per_minute: Positive = 100
     """
     Requests per minute from one address before it is told to wait. Probes, scrapes and the page's files do not count.

@@ -189,10 +189,15 @@ class Door:
         return Response(status_code=308, headers={"location": place.decode("latin-1")})
 
     def is_secure(self, asked: Asked) -> bool:
-        return (
-            asked.connection["scheme"] in ("https", "wss")
-            or asked.headers.get(b"x-forwarded-proto", b"").strip().lower() == b"https"
-        )
+        """Whether the way to the client is encrypted; a proxy is believed about its part of it on this host, and where
+        it is trusted."""
+        if asked.connection["scheme"] in ("https", "wss"):
+            return True
+        if asked.headers.get(b"x-forwarded-proto", b"").strip().lower() != b"https":
+            return False
+        peer = asked.connection["client"]
+        address = _address(peer[0]) if peer else None
+        return address is not None and (address.is_loopback or self._is_proxy(address))
 
     # -- who ------------------------------------------------------------------------------------------------------
 
