@@ -359,7 +359,7 @@ def test_when_there_is_no_room_what_was_taken_is_known_the_next_time(monkeypatch
     async def story(sender: Sender) -> None:
         alerts = [said(path=str(number)) for number in range(QUEUE + 50)]
         with monkeypatch.context() as patch:
-            patch.setattr(alerting, "AT_ONCE", QUEUE * 2)  # nobody has his turn in between
+            patch.setattr(alerting, "IN_A_ROW", QUEUE * 2)  # nobody has his turn in between
             error = await sender.refused(notice(*alerts), 503)
         assert ("ALERTS_OVERFLOW", b"5") == (error["code"], sender.headers[b"retry-after"])
         assert {"taken": QUEUE, "known": 0, "ignored": 0, "truncated": 0} == error["details"]

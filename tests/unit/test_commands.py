@@ -22,7 +22,7 @@ PAUSE = {"command": "pause", "params": {"target": "web", "for": "1h", "reason": 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine, too, what is soon done is answered at once."""
-    monkeypatch.setattr(module, "AT_ONCE", 60.0)
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 60.0)
 
 
 async def command(endpoint: Endpoint, body: Any, key: str | None = None, **headers: Sent) -> Reply:
@@ -380,7 +380,7 @@ def test_the_answer_outlives_the_daemon_for_a_day(tmp_path: Path) -> None:
 def test_a_long_one_gets_an_address_at_which_to_ask_how_it_went(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 0.01)
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.01)
 
     async def story(endpoint: Endpoint) -> None:
         face = endpoint.face
@@ -443,7 +443,7 @@ def test_one_that_the_daemon_died_over_is_told_as_unknown_and_not_done_again(tmp
 
 
 def test_only_so_many_are_under_way_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 0.001)
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.001)
     monkeypatch.setattr(module, "UNDER_WAY", 3)
 
     async def story(endpoint: Endpoint) -> None:
@@ -464,7 +464,7 @@ def test_only_so_many_are_under_way_at_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_under_way_ends_with_the_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 0.001)
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.001)
 
     async def story(endpoint: Endpoint) -> None:
         endpoint.face.may_reload.clear()

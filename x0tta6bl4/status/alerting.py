@@ -24,7 +24,7 @@ log = logging.getLogger("x0tta6bl4.status.alerting")
 
 BODY_LIMIT = 1024 * 1024
 """Bytes: a group of some thousand alerts. ``max_alerts`` of the sender's receiver bounds it on that side."""
-AT_ONCE = 50
+IN_A_ROW = 50
 """Alerts that are taken before others on the event loop have their turn."""
 LABELS = 64
 ANNOTATIONS = 16
@@ -145,7 +145,7 @@ class Alerting:
                 ) from None
             told[received] += 1
             count(RECEIVED, result=received)
-            if number % AT_ONCE == 0:
+            if number % IN_A_ROW == 0:
                 await asyncio.sleep(0)  # healing goes first, and whoever listens makes room
         log.info("alerts told", extra={**asked.about(), **told})
         return answer(told)

@@ -20,13 +20,13 @@ from x0tta6bl4.status.door import SAFE, Door, refuse_method, shows_credential
 from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.openapi import Description
 from x0tta6bl4.status.operating import Operating
-from x0tta6bl4.status.pages import Pages
 from x0tta6bl4.status.probes import Probes
 from x0tta6bl4.status.problems import GUARDING, Raw, Refusal
 from x0tta6bl4.status.reading import Reading
 from x0tta6bl4.status.report import CpuUse, Listening
 from x0tta6bl4.status.routes import PROBLEM, Asked, Map, Place, Route, read_said, read_words
 from x0tta6bl4.status.signin import SignIn
+from x0tta6bl4.status.static import Static
 from x0tta6bl4.status.stream import Stream
 from x0tta6bl4.status.streaming import Streaming
 
@@ -83,7 +83,7 @@ class StatusApp:
             *Alerting(desk).routes(),
             *self.streaming.routes(),
             *SignIn(desk).routes(),
-            *Pages().routes(),
+            *Static().routes(),
         ]
         routes += Description(desk, routes).routes()
         wanted = None if only is None else set(only)

@@ -12,9 +12,9 @@ from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.kernel.memory import Approval, plain
 from x0tta6bl4.status import answers
 from x0tta6bl4.status.access import Scope
-from x0tta6bl4.status.desk import Desk, store_failing, unknown
+from x0tta6bl4.status.desk import Desk
 from x0tta6bl4.status.page import note, question
-from x0tta6bl4.status.problems import CSP_FORM, Refusal
+from x0tta6bl4.status.problems import CSP_FORM, Refusal, store_failing, unknown
 from x0tta6bl4.status.routes import HTML, Asked, Gives, Route, Said, Who, Why, Words, answer, read_said, refused_for
 
 log = logging.getLogger("x0tta6bl4.status.approvals")

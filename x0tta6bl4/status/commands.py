@@ -21,14 +21,14 @@ from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.ports.database import Database, Transaction
 from x0tta6bl4.status.access import Scope
 from x0tta6bl4.status.approvals import AnswerSaid, Approvals, must_be_open
-from x0tta6bl4.status.desk import Desk, store_failing, unknown
+from x0tta6bl4.status.desk import Desk
 from x0tta6bl4.status.operating import EventSaid, Operating, PauseSaid
-from x0tta6bl4.status.problems import Refusal
+from x0tta6bl4.status.problems import Refusal, store_failing, unknown
 from x0tta6bl4.status.report import iso
 from x0tta6bl4.status.routes import PROBLEM, Asked, Gives, Name, Route, Said, Why, answer, read_said
 
 COMMANDS = "/api/v1/commands"
-AT_ONCE = 0.5
+ANSWER_WITHIN = 0.5
 """Seconds in which a command may end to be answered at once; a longer one gets an address to ask at."""
 LONGEST = 300.0
 """Seconds that a caller may give a command."""
@@ -269,7 +269,7 @@ class Commands:
         task = asyncio.get_running_loop().create_task(self._run(asked, command, params, receipt, says), name=receipt.id)
         self._running[receipt.id] = self.desk.keep(task)
         task.add_done_callback(lambda _: self._running.pop(receipt.id, None))
-        await asyncio.wait({task}, timeout=min(AT_ONCE, said.timeout_seconds))
+        await asyncio.wait({task}, timeout=min(ANSWER_WITHIN, said.timeout_seconds))
         ended = await self._found(receipt.id)
         return _answered(ended) if ended.status is not None else _under_way(ended, says)
 

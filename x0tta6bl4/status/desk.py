@@ -1,7 +1,7 @@
 """What the handlers of the endpoint share: the daemon's face, the settings, and who keeps keys, links and streams."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from x0tta6bl4.status.door import Door, DoorSettings
 from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.filekeys import FileKeys
 from x0tta6bl4.status.links import Links
-from x0tta6bl4.status.problems import Refusal
+from x0tta6bl4.status.problems import Refusal, store_failing, unknown
 from x0tta6bl4.status.report import CpuUse, Listening
 from x0tta6bl4.status.routes import refused_for
 from x0tta6bl4.status.stories import Listing, Misasked, Unknown
@@ -82,20 +82,6 @@ class Desk:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-
-
-def store_failing(error: StoreError, what: str) -> Refusal:
-    return Refusal(
-        503,
-        "STORE_FAILING",
-        f"{what}: {error.message}",
-        suggestions=[error.remedy] if error.remedy else [],
-        headers=[(b"retry-after", b"5")],
-    )
-
-
-def unknown(code: str, what: str, suggestions: Sequence[str] = ()) -> Refusal:
-    return Refusal(404, code, what, suggestions=suggestions)
 
 
 def in_words(error: BaseException | None) -> Refusal | None:

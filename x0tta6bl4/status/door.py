@@ -18,7 +18,7 @@ from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.filekeys import FileKeys
 from x0tta6bl4.status.limits import RateLimiter, Taken, client_key
 from x0tta6bl4.status.origins import Origin, parse_origin
-from x0tta6bl4.status.problems import Raw, Refusal
+from x0tta6bl4.status.problems import Raw, Refusal, store_failing
 from x0tta6bl4.status.routes import Asked, Place, Route
 from x0tta6bl4.status.tokens import TokenRefused
 
@@ -224,7 +224,7 @@ class Door:
         try:
             found = await self.access.by_key(shown) if shown.startswith("x0k_") else await self._by_access(shown)
         except StoreError as error:
-            raise _cannot_tell(error) from error
+            raise store_failing(error, "who this is cannot be looked up") from error
         if found is not None:
             return found
         raise unauthorized("this key or token is not known here, or not any more", is_wrong=True)
@@ -235,7 +235,7 @@ class Door:
         except TokenRefused:
             return None
         except StoreError as error:
-            raise _cannot_tell(error) from error
+            raise store_failing(error, "who this is cannot be looked up") from error
 
     def must_be_allowed(self, asked: Asked, route: Route) -> None:
         needs = route.needs
@@ -356,16 +356,6 @@ def unauthorized(message: str, *, is_wrong: bool = False) -> Refusal:
             "or send the token in operator.token in the state directory, which only the daemon's user can read",
         ],
         headers=[(b"www-authenticate", challenge)],
-    )
-
-
-def _cannot_tell(error: StoreError) -> Refusal:
-    return Refusal(
-        503,
-        "STORE_FAILING",
-        f"who this is cannot be looked up: {error.message}",
-        suggestions=[error.remedy] if error.remedy else [],
-        headers=[(b"retry-after", b"5")],
     )
 
 

@@ -24,8 +24,8 @@ from x0tta6bl4.runbooks.document import parse
 from x0tta6bl4.runbooks.life import ABORT, LONGEST_EVENT, OWN, heard, is_heard, wrong_data, wrong_event
 from x0tta6bl4.statechart.persistence.serializer import SnapshotError
 from x0tta6bl4.status.access import Scope
-from x0tta6bl4.status.desk import Desk, store_failing, unknown
-from x0tta6bl4.status.problems import Refusal
+from x0tta6bl4.status.desk import Desk
+from x0tta6bl4.status.problems import Refusal, store_failing, unknown
 from x0tta6bl4.status.report import iso
 from x0tta6bl4.status.routes import Asked, Gives, Name, Route, Said, Why, answer, refused_for
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.status.report import iso
 
 Raw = tuple[bytes, bytes]
@@ -73,3 +74,17 @@ class Refusal(Exception):
 
 def to_json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def store_failing(error: StoreError, what: str) -> Refusal:
+    return Refusal(
+        503,
+        "STORE_FAILING",
+        f"{what}: {error.message}",
+        suggestions=[error.remedy] if error.remedy else [],
+        headers=[(b"retry-after", b"5")],
+    )
+
+
+def unknown(code: str, what: str, suggestions: Sequence[str] = ()) -> Refusal:
+    return Refusal(404, code, what, suggestions=suggestions)

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from x0tta6bl4.kernel.facts import Severity
 from x0tta6bl4.status import explain, stories
 from x0tta6bl4.status.access import Scope
-from x0tta6bl4.status.desk import Desk, unknown
+from x0tta6bl4.status.desk import Desk
+from x0tta6bl4.status.problems import unknown
 from x0tta6bl4.status.routes import JSON, Asked, Gives, Name, Route, Words, answer
 from x0tta6bl4.status.signals import Signals, signals
 

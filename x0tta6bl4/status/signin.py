@@ -10,9 +10,9 @@ from typing_extensions import TypedDict
 
 from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.status.access import Access, Caller, Scope, SignedIn, SignInRefused
-from x0tta6bl4.status.desk import Desk, store_failing, unknown
+from x0tta6bl4.status.desk import Desk
 from x0tta6bl4.status.door import cookie, unauthorized
-from x0tta6bl4.status.problems import Refusal
+from x0tta6bl4.status.problems import Refusal, store_failing, unknown
 from x0tta6bl4.status.report import iso
 from x0tta6bl4.status.routes import Asked, Gives, Route, Said, answer
 from x0tta6bl4.status.tokens import TokenRefused

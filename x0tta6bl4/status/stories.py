@@ -531,7 +531,7 @@ def timeline(entries: Iterable[Entry], wall: float) -> list[Line]:
 
 
 BEFORE = {"planned": 0, "decided": 1, "intent": 2}
-AT_ONCE = 1.0
+SAME_MOMENT = 1.0
 """Seconds within which a turn writes down what it planned, decided and began."""
 
 
@@ -552,7 +552,7 @@ def _is_told_before(entry: Entry, earlier: Entry) -> bool:
         and earlier.kind in BEFORE
         and BEFORE[entry.kind] < BEFORE[earlier.kind]
         and entry.data["plan"] == earlier.data["plan"]
-        and entry.at - earlier.at < AT_ONCE
+        and entry.at - earlier.at < SAME_MOMENT
     )
 
 

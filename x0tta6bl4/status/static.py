@@ -26,7 +26,7 @@ class File:
     tag: str
 
 
-class Pages:
+class Static:
     """The shell of the dashboard holds no data: whoever may not read gets an empty one, and the sign-in."""
 
     def __init__(self) -> None:
