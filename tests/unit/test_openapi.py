@@ -27,7 +27,7 @@ Document = Mapping[str, Any]
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine, too, what is soon done is answered at once."""
-    monkeypatch.setattr(commands, "AT_ONCE", 60.0)
+    monkeypatch.setattr(commands, "ANSWER_WITHIN", 60.0)
 
 
 async def described(endpoint: Endpoint) -> Any:
