@@ -1027,8 +1027,8 @@ class MAPEK:
         rows = [describe(view.sight, self.incidents, name, view.now) for name in names]
         for row in rows:
             before = self._told_subjects.get(row.name)
-            if before != row.state:
-                self._told_subjects[row.name] = row.state
+            self._told_subjects[row.name] = row.state
+            if before is not None and before != row.state:  # how it was found at first is no news
                 self._tell("health_status", row.name, {"state": row.state, "before": before, "summary": row.summary})
         return rows
 
