@@ -17,7 +17,7 @@ from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.kernel.facts import Answer, Incident
 from x0tta6bl4.kernel.guard import decision
 from x0tta6bl4.kernel.loop import MAPEK
-from x0tta6bl4.kernel.memory import ActionRecord, plain
+from x0tta6bl4.kernel.memory import ActionRecord, Decision, plain
 from x0tta6bl4.kernel.policy import Budget
 from x0tta6bl4.kernel.subjects import subject_of
 from x0tta6bl4.kernel.summary import describe
@@ -28,7 +28,7 @@ from x0tta6bl4.status.face import Face
 log = logging.getLogger("x0tta6bl4.status.report")
 
 MOST_ASKED = 200
-"""Subjects whose last decision is looked up for one report."""
+"""Open incidents whose last decision is looked up for one report."""
 DECISIONS_WITHIN = 1.0
 """Seconds to ask the store what was decided last; a page without it is better than none."""
 CPU_WINDOW, CPU_STEP = 60.0, 10.0
@@ -82,6 +82,17 @@ def iso(wall: float, timespec: str = "milliseconds") -> str | None:
         return datetime.fromtimestamp(wall, UTC).isoformat(timespec=timespec).removesuffix("+00:00") + "Z"
     except (ValueError, OverflowError, OSError):
         return None
+
+
+class Decided(TypedDict):
+    """What the guard said last."""
+
+    at: str | None
+    check: str
+    answer: str
+    sentence: str
+    until: str | None
+    action: str
 
 
 class Status(TypedDict):
@@ -234,9 +245,20 @@ def _incident(incident: Incident, said: Mapping[str, Any] | None) -> dict[str, A
     }
 
 
-async def _decisions(loop: MAPEK) -> dict[str, dict[str, Any]]:
+def decided(one: Decision) -> Decided:
+    return {
+        "at": iso(one.at),
+        "check": one.check,
+        "answer": one.answer.value,
+        "sentence": one.sentence,
+        "until": None if one.until is None else iso(one.until),
+        "action": one.action,
+    }
+
+
+async def _decisions(loop: MAPEK) -> dict[str, Decided]:
     """Incident -> what was last decided about it, from the store; what the last turn decided where the store fails."""
-    said: dict[str, dict[str, Any]] = {}
+    said: dict[str, Decided] = {}
     if loop.last_turn is not None:
         for plan, incident, verdicts in loop.last_turn.decisions:
             verdict = decision(verdicts)
@@ -248,19 +270,11 @@ async def _decisions(loop: MAPEK) -> dict[str, dict[str, Any]]:
                 "until": None if verdict.until is None else iso(verdict.until),
                 "action": plan.steps[0].action if plan is not None and plan.steps else "",
             }
-    subjects = list(dict.fromkeys(i.subject for i in loop.incidents.open))[:MOST_ASKED]
+    ids = [incident.id for incident in loop.incidents.open][:MOST_ASKED]
     try:
         async with asyncio.timeout(DECISIONS_WITHIN):
-            for subject in subjects:
-                for one in reversed(await loop.parts.knowledge.decisions(subject, limit=20)):
-                    said[one.incident] = {
-                        "at": iso(one.at),
-                        "check": one.check,
-                        "answer": one.answer.value,
-                        "sentence": one.sentence,
-                        "until": None if one.until is None else iso(one.until),
-                        "action": one.action,
-                    }
+            latest = await loop.parts.knowledge.latest_decisions(ids)
+            said |= {id: decided(one) for id, one in latest.items()}
     except (StoreError, TimeoutError) as error:
         log.debug("the decisions could not be read", extra={"reason": str(error)})
     return said

@@ -24,7 +24,7 @@ from x0tta6bl4.runbooks.document import near
 from x0tta6bl4.runbooks.story import called_off, calm, well_at
 from x0tta6bl4.status.answers import Question, as_it_stands
 from x0tta6bl4.status.answers import summary as question
-from x0tta6bl4.status.report import iso
+from x0tta6bl4.status.report import Decided, decided, iso
 
 PAGE = 200
 """Most incidents, or actions, of one page."""
@@ -86,17 +86,6 @@ class Unknown(X0tError):
     def __init__(self, what: str, name: str, names: Iterable[str]) -> None:
         asked = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
         super().__init__(f"there is no {what} {asked!r}", details={"name": asked}, remedy=near(name[:LONGEST], names))
-
-
-class Decided(TypedDict):
-    """What the guard said last."""
-
-    at: str | None
-    check: str
-    answer: str
-    sentence: str
-    until: str | None
-    action: str
 
 
 class Summary(TypedDict):
@@ -395,16 +384,7 @@ def summary_of(incident: Incident, milestones: Milestones, decision: Decision | 
         "rung": incident.rung,
         "seconds_to_detect": None if found is None else _seconds(found - incident.opened_at),
         "seconds_to_recover": None if lasted is None else _seconds(lasted),
-        "decision": None
-        if decision is None or is_closed
-        else {
-            "at": iso(decision.at),
-            "check": decision.check,
-            "answer": decision.answer.value,
-            "sentence": decision.sentence,
-            "until": None if decision.until is None else iso(decision.until),
-            "action": decision.action,
-        },
+        "decision": None if decision is None or is_closed else decided(decision),
     }
 
 
