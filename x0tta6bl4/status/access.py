@@ -6,7 +6,6 @@ out. Another process, such as the command line, may change the same tables: a ru
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 import re
 import secrets
@@ -19,7 +18,7 @@ from typing import Any, Literal
 from x0tta6bl4.kernel.errors import StoreError, X0tError
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.database import Database, Row, Transaction
-from x0tta6bl4.status.limits import client_key
+from x0tta6bl4.status.limits import client_key, is_loopback
 from x0tta6bl4.status.passwords import Guesses, PasswordRefused, Passwords, broken_rules
 from x0tta6bl4.status.tokens import ACCESS_SECONDS, REFRESH_SECONDS, Claims, Line, TokenRefused, Tokens, Turned, digest
 
@@ -471,7 +470,7 @@ class Access:
             (name, client_key(client)),
         )
         kept, was_here, has_operators = rows[0]
-        return kept, bool(was_here) or _is_loopback(client), bool(has_operators)
+        return kept, bool(was_here) or is_loopback(client), bool(has_operators)
 
     def _counted(self, name: str, client: str, is_known: bool) -> list[tuple[Guesses, str]]:
         place = client_key(client)
@@ -721,15 +720,6 @@ def _must_not_wait(counted: Sequence[tuple[Guesses, str]]) -> None:
     wait = max([guesses.wait(who) for guesses, who in counted])
     if wait:
         raise SignInRefused("SIGN_IN_LOCKED", "too many sign-ins have failed", wait)
-
-
-def _is_loopback(client: str) -> bool:
-    try:
-        address = ipaddress.ip_address(client.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _new_key(name: str, scope: Scope, per_minute: int | None, now: float, who: str, expires_at: float | None) -> NewKey:

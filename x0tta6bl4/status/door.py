@@ -7,7 +7,6 @@ import random
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Protocol
 
 from starlette.responses import Response
@@ -16,7 +15,7 @@ from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.status.access import NOBODY, Access, Caller, Scope
 from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.filekeys import FileKeys
-from x0tta6bl4.status.limits import RateLimiter, Taken, client_key
+from x0tta6bl4.status.limits import Address, RateLimiter, Taken, address_of, client_key, is_loopback
 from x0tta6bl4.status.origins import Origin, parse_origin
 from x0tta6bl4.status.problems import Raw, Refusal, store_failing
 from x0tta6bl4.status.routes import Asked, Place, Route
@@ -75,8 +74,7 @@ class Door:
         self._proxies = [ipaddress.ip_network(one, strict=False) for one in settings.trusted_proxies]
         self._allowed = {origin for one in settings.cors_origins if (origin := parse_origin(one)) is not None}
         self._hosts: dict[bytes, int] = {}
-        bound = _address(settings.host)
-        self._is_local = settings.host == "localhost" or (bound is not None and bound.is_loopback)
+        self._is_local = settings.host == "localhost" or is_loopback(settings.host)
         self._prefix = secrets.token_hex(5)
         self._requests = 0
 
@@ -102,14 +100,14 @@ class Door:
         Behind a proxy that is trusted by its address, the last one in its list that is no proxy of ours. Whatever was
         passed on by somebody else is counted as that somebody, and is never a neighbour.
         """
-        address = _address(peer)
+        address = address_of(peer)
         if address is None:
             return peer, False
         is_passed_on = any(name in headers for name in FORWARDED)
         if not (is_passed_on and self._is_proxy(address)):
             return str(address), address.is_loopback and not is_passed_on
         for text in reversed(headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
-            before = _address(text.strip())
+            before = address_of(text.strip())
             if before is None:
                 break
             address = before
@@ -117,7 +115,7 @@ class Door:
                 break
         return str(address), False
 
-    def _is_proxy(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    def _is_proxy(self, address: Address) -> bool:
         return any(address in network for network in self._proxies)
 
     # -- the host and the page it comes from ---------------------------------------------------------------------
@@ -196,7 +194,7 @@ class Door:
         if asked.headers.get(b"x-forwarded-proto", b"").strip().lower() != b"https":
             return False
         peer = asked.connection["client"]
-        address = _address(peer[0]) if peer else None
+        address = address_of(peer[0]) if peer else None
         return address is not None and (address.is_loopback or self._is_proxy(address))
 
     # -- who ------------------------------------------------------------------------------------------------------
@@ -292,17 +290,6 @@ class Door:
 LOCAL = Caller("local", "local", Scope.READ, "")
 TOKEN = Caller("token", "operator", Scope.ADMIN, "")
 """Whoever can read the file is the daemon's user; his rate is that of his address."""
-
-
-@lru_cache(maxsize=512)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
 
 
 def is_same_site(origin: Origin | None, host: str) -> bool:

@@ -57,15 +57,30 @@ class RateLimiter:
                 return
 
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@lru_cache(maxsize=512)
+def address_of(text: str) -> Address | None:
+    """An IPv4 address in the clothes of IPv6 is that IPv4 address; None for what is no address."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def is_loopback(text: str) -> bool:
+    address = address_of(text)
+    return address is not None and address.is_loopback
+
+
 @lru_cache(maxsize=512)
 def client_key(address: str) -> str:
     """Whom a limit counts for: an IPv4 address, or the IPv6 network that one customer usually has."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
+    parsed = address_of(address)
     if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
         return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
-    return str(parsed)
+    return address if parsed is None else str(parsed)

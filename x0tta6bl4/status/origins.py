@@ -4,6 +4,8 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from x0tta6bl4.status.limits import is_loopback
+
 LONGEST = 320
 """Characters of the longest origin there can be: a scheme, a name of 253 and a port leave room to spare."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -46,15 +48,7 @@ def is_localhost(origin: Origin | str | None) -> bool:
     parsed = parse_origin(origin) if isinstance(origin, str) else origin
     if parsed is None:
         return False
-    if parsed.host.removesuffix(".") == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(parsed.host)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped.is_loopback
-    return address.is_loopback
+    return parsed.host.removesuffix(".") == "localhost" or is_loopback(parsed.host)
 
 
 def _host(text: str) -> str:
