@@ -121,9 +121,12 @@ def test_the_columns_are_names_and_values_in_the_same_order() -> None:
     sight.record(
         [Observation("m", s, metric, value) for s, metric, value in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3)]], 10.0
     )
-    names, values = sight.columns()
+    seen = sight.columns()
+    some = sight.columns(lambda metric: metric == "y")
 
-    assert dict(zip(names, values, strict=True)) == {("a", "x"): 1.0, ("a", "y"): 2.0, ("b", "x"): 3.0}
+    assert dict(zip(seen.names, seen.values, strict=True)) == {("a", "x"): 1.0, ("a", "y"): 2.0, ("b", "x"): 3.0}
+    assert list(seen.ats) == [10.0] * 3
+    assert (some.names, list(some.values)) == ([("a", "y")], [2.0])
 
 
 def test_a_view_shows_what_the_turn_is_about() -> None:

@@ -18,6 +18,7 @@ from x0tta6bl4.kernel.facts import (
     IncidentState,
     Message,
     Observation,
+    Occurrence,
     Outcome,
     Plan,
     Result,
@@ -29,6 +30,7 @@ from x0tta6bl4.kernel.facts import (
 from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
 from x0tta6bl4.kernel.incidents import REOPEN, Incidents
+from x0tta6bl4.kernel.learning import Learning
 from x0tta6bl4.kernel.lifecycle import State, StateMachine
 from x0tta6bl4.kernel.memory import Feedback, Knowledge, Pause, SubjectState, Unfinished, plain
 from x0tta6bl4.kernel.plugin import Advance, Alarmed, Analyzer, Planner, Situation
@@ -55,6 +57,8 @@ QUICK = 0.05
 LATER = 5.0
 """Seconds after which a hold without an end of its own is looked at again."""
 STORE_RETRY = 2.0
+ALTERED_BEFORE = 3600.0
+"""Seconds before a start of the daemon from which on alterations are told to the analyzers: later ones show still."""
 SAVED_TOGETHER = 64
 """Incidents written in one transaction: enough that the commit no longer counts, few enough that nobody waits long."""
 LEARNT_FROM = 180 * 86400.0
@@ -151,6 +155,14 @@ class MAPEK:
             self.parts.clock,
             lambda: bool(self.standing.in_treatment),
         )
+        self.learning = Learning(
+            self.parts.analyzers,
+            self.parts.knowledge.learnt,
+            self.parts.clock,
+            lambda: bool(self.standing.in_treatment),
+        )
+        self._altered: int | None = None
+        """The number of the latest alteration that was told to the analyzers; None: none was read yet."""
         self._told_standing: tuple[Mapping[str, bool], Mapping[str, Pause], Mapping[str, str]] | None = None
         """Flags, pauses and the states of approvals, as they were told last."""
         self.first_turn = asyncio.Event()
@@ -210,6 +222,7 @@ class MAPEK:
                     group.create_task(self._turns(), name="turns"),
                     group.create_task(self._notice(), name="notice"),
                     group.create_task(self.keeping.run(), name="signals"),
+                    group.create_task(self.learning.run(), name="learning"),
                 ]
                 if self.parts.schedule is not None:
                     self.parts.schedule.every(self.interval, self._due)
@@ -224,6 +237,7 @@ class MAPEK:
                 self.responder.stopping.set()
                 await asyncio.gather(*self._treated.values(), return_exceptions=True)
                 await self.keeping.keep_all()
+                await self.learning.keep_all()
                 beside[0].cancel()
         finally:
             self._group = None
@@ -253,6 +267,7 @@ class MAPEK:
                 turn = await self._turn(scope, "call")
                 await asyncio.gather(*self._treated.values(), return_exceptions=True)
                 await self.keeping.keep_all()
+                await self.learning.keep_all()
             finally:
                 self._group = None
                 self._close_timers()
@@ -278,6 +293,7 @@ class MAPEK:
         self.parts.planner.adopt(await knowledge.books())
         await knowledge.keep_books(self.parts.planner.books())
         self.guard.ledger = Ledger(await knowledge.actions_since(wall - 86400.0))
+        await self.learning.take_up()
         await self.refresh()
         sight = self.parts.sight
         sight.alarm_on([c for a in self.parts.analyzers if isinstance(a, Alarmed) for c in a.alarms(sight.subjects)])
@@ -296,10 +312,24 @@ class MAPEK:
         # One that was heard may still stand there: the move that took it is being written, or was after the reading.
         self._heard &= {message.id for message in messages}
         self._inbox = {message.id: message for message in messages if message.id not in self._heard}
+        await self.learning.hear()
+        await self._hear_of_alterations()
         self.parts.meter.set("x0tta6bl4_paused", float(len(self.standing.pauses)))
         for name, value in self.parts.flags.as_dict().items():
             self.parts.meter.set("x0tta6bl4_feature_flag", float(value), flag=name)
         self._tell_changes()
+
+    async def _hear_of_alterations(self) -> None:
+        """What was changed on purpose is an occurrence of its subject, also when it was done a while ago."""
+        clock = self.parts.clock
+        wall, now = clock.wall(), clock.monotonic()
+        since = wall - ALTERED_BEFORE if self._altered is None else 0.0
+        for one in await self.parts.knowledge.learnt.alterations(since, self._altered or 0):
+            self._altered = one.id
+            said = f"{one.detail} (said by {one.who})" if one.detail else f"said by {one.who}"
+            told = Occurrence("operators", one.subject, f"altered.{one.kind}", now - max(0.0, wall - one.at), said)
+            self.wake(self.parts.sight.happened(told, now))
+        self._altered = self._altered or 0
 
     def _tell_changes(self) -> None:
         """What people have changed since this was told last, whichever way they did it."""
@@ -514,7 +544,7 @@ class MAPEK:
     ) -> Turn:
         parts, clock, scope = self.parts, self.parts.clock, draft.scope
         self.guard.ledger.not_after(clock.wall())
-        view = View(parts.sight, clock.monotonic(), scope, parts.sight.take_occurrences(scope))
+        view = View(parts.sight, clock.monotonic(), scope, parts.sight.take_occurrences(scope), clock.wall())
         with self._stage("2.0_ANALYZE", thread):
             findings = await self._analyze(view)
             changes = self.incidents.take(findings, view, complete=not self._failing_analyzers)

@@ -28,6 +28,7 @@ from x0tta6bl4.kernel.facts import (
     Step,
     Verdict,
 )
+from x0tta6bl4.kernel.lessons import LearntMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +311,11 @@ class Knowledge(Protocol):
     was remembered, or nobody can say, and the caller must not act. ``TamperedError`` is one of them. Times are
     wall-clock seconds. Several processes may hold the same memory; each sees what the others finished.
     """
+
+    @property
+    def learnt(self) -> LearntMemory:
+        """What analyzers have learnt and are taught, and what was changed on purpose. No export holds it."""
+        ...
 
     async def boot(self) -> int:
         """Begins another life of the daemon; its number, greater than every one before."""

@@ -3,12 +3,12 @@
 import asyncio
 import operator
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from x0tta6bl4.kernel.facts import Condition, Lost, Observation, Occurrence
 from x0tta6bl4.kernel.subjects import Subject, subject_of
-from x0tta6bl4.kernel.traces import Trace, Traces
+from x0tta6bl4.kernel.traces import Series, Trace, Traces
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 RECENT = 200
@@ -35,6 +35,16 @@ class _Latest:
     streak: Streak | None
     trace: Trace | None
     """What it said in the last minutes; None when there are too many series for it to have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The latest value of many series, in one order."""
+
+    names: list[Series]
+    values: "array[float]"
+    ats: "array[float]"
+    """When each was seen, by the monotonic clock."""
 
 
 class Sight:
@@ -217,15 +227,17 @@ class Sight:
     def about(self, subject: str) -> list[Observation]:
         return [row[subject].observation for row in self._by_metric.values() if subject in row]
 
-    def columns(self) -> tuple[list[tuple[str, str]], "array[float]"]:
-        """Every series at once: (subject, metric) names and one array of their values, in the same order."""
-        names: list[tuple[str, str]] = []
-        values = array("d")
+    def columns(self, wanted: Callable[[str], bool] = lambda metric: True) -> Columns:
+        """Every series of the wanted metrics at once, for those who judge thousands of them."""
+        names: list[Series] = []
+        values, ats = array("d"), array("d")
         for metric, row in self._by_metric.items():
-            for subject, latest in row.items():
-                names.append((subject, metric))
-                values.append(latest.observation.value)
-        return names, values
+            if wanted(metric):
+                for subject, latest in row.items():
+                    names.append((subject, metric))
+                    values.append(latest.observation.value)
+                    ats.append(latest.at)
+        return Columns(names, values, ats)
 
     def holds(self, condition: Condition, subject: str, since: float = 0.0) -> bool | None:
         """Whether a healthy sign is there, by an observation not older than ``since``; None when none is that young."""
@@ -268,6 +280,8 @@ class View:
     now: float
     scope: frozenset[str] | None = None
     occurrences: tuple[Occurrence, ...] = field(default=())
+    wall: float = 0.0
+    """The same moment by the clock on the wall, in seconds: for what depends on the hour of the day."""
 
     def in_scope(self, subject: str) -> bool:
         return self.scope is None or subject in self.scope

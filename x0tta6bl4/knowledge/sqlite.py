@@ -64,6 +64,7 @@ from x0tta6bl4.kernel.memory import (
 )
 from x0tta6bl4.kernel.plugin import PluginConfig, Tools, knowledge
 from x0tta6bl4.kernel.units import show_seconds
+from x0tta6bl4.knowledge._learnt import SqliteLearnt
 from x0tta6bl4.ports.clock import Clock
 from x0tta6bl4.ports.database import Database, Row, Transaction
 
@@ -205,6 +206,7 @@ class SqliteKnowledge:
         self.config = config
         self._database = database
         self._clock = clock
+        self.learnt = SqliteLearnt(database, clock, _append)
 
     async def boot(self) -> int:
         at = self._clock.wall()

@@ -452,11 +452,12 @@ def _broken(finding: Finding, name: str) -> str:
 
 
 def _content(sight: Sight) -> object:
-    names, values = sight.columns()
-    streaks = [repr(sight.streak(*series)) for series in names]
-    details = [sight.latest(*series) for series in names]
+    seen = sight.columns()
+    streaks = [repr(sight.streak(*series)) for series in seen.names]
+    details = [sight.latest(*series) for series in seen.names]
     return (
-        names, values.tolist(), streaks, details, list(sight.recent), dict(sight.blind_instances), dict(sight.subjects),
+        seen.names, seen.values.tolist(), streaks, details, list(sight.recent), dict(sight.blind_instances),
+        dict(sight.subjects),
     )  # fmt: skip
 
 
