@@ -10,7 +10,7 @@ from x0tta6bl4.kernel.flags import NAMES as FLAG_NAMES
 
 SHELLS = ("bash", "zsh", "fish")
 SCOPES = ("read", "operate", "admin")
-OPINIONS = ("helped", "useless", "harmful")
+OPINIONS = ("helped", "useless", "harmful", "right", "false-alarm")
 EXITS = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
 ENVIRONMENT = (
     "environment:\n"
@@ -115,7 +115,12 @@ def build() -> Parser:
         commands, "feedback", "score", "tells the daemon whether what it did, or suggested, was right", "feedback"
     )
     feedback.add_argument("incident", metavar="INCIDENT", help="an incident, or a part of its id that fits one only")
-    feedback.add_argument("opinion", metavar="helped|useless|harmful", choices=OPINIONS)
+    feedback.add_argument(
+        "opinion",
+        metavar="|".join(OPINIONS),
+        choices=OPINIONS,
+        help="what was done helped, did not, or did harm; what was found was right, or a false alarm",
+    )
     feedback.add_argument("--why", default="", metavar="REASON", help="kept with the answer")
     score = _command(commands, "score", "score", "what rules would have done, and whether it would have been right")
     score.add_argument("--rule", metavar="R", help="of this rule only")

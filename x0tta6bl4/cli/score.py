@@ -9,6 +9,8 @@ from x0tta6bl4.cli.exits import OK, Refusal
 from x0tta6bl4.cli.incidents import find
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of, who
 from x0tta6bl4.kernel.facts import Incident, Result
+from x0tta6bl4.kernel.judged import judged_of
+from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.kernel.memory import ActionRecord, Feedback, Knowledge, Trial
 from x0tta6bl4.runbooks.score import BOUND, Judgement, Score, in_plain, scores
 
@@ -93,6 +95,10 @@ async def _feedback(args: Namespace, display: Display) -> int:
     asker = who()
     async with opened(place_of(args)) as knowledge:
         incident = await find(knowledge, args.incident)
+        if args.opinion in FINDINGS:
+            right = FINDINGS[args.opinion]
+            lesson = Lesson("verdict", incident=incident.id, right=right, data=incident.data, who=asker, why=args.why)
+            return _taught(await knowledge.learnt.teach(lesson), incident, display)
         said, beside = await _about(knowledge, incident, args.opinion)
         await knowledge.add_feedback(said, asker, args.why)
     if display.as_json:
@@ -108,6 +114,27 @@ async def _feedback(args: Namespace, display: Display) -> int:
         )
     return OK
 
+
+def _taught(lesson: Lesson, incident: Incident, display: Display) -> int:
+    if display.as_json:
+        display.json(
+            {"verdict": {"right": lesson.right, "incident": incident.id}, "who": lesson.who, "why": lesson.why}
+        )
+        return OK
+    display.line(f"Taken down: {incident.fault} was {'right' if lesson.right else 'a false alarm'} ({incident.id}).")
+    names = [f"{one.subject} {one.metric}" for one in judged_of(incident.data)]
+    if names:
+        display.line(
+            f"The daemon learns it for {', '.join(names)}: within a second where it runs, else when it starts. "
+            f"`x0tta6bl4 why {incident.id}` tells what came of it."
+        )
+    else:
+        display.line("It was not found by anything that learns: nothing will change by itself.")
+    return OK
+
+
+FINDINGS = {"right": True, "false-alarm": False}
+"""Words about the finding; the others are about what was done."""
 
 _VERDICTS = {"helped": "helped", "useless": "did not help", "harmful": "made things worse"}
 

@@ -29,6 +29,7 @@ from x0tta6bl4.status.signin import SignIn
 from x0tta6bl4.status.static import Static
 from x0tta6bl4.status.stream import Stream
 from x0tta6bl4.status.streaming import Streaming
+from x0tta6bl4.status.verdicts import Judging
 
 log = logging.getLogger("x0tta6bl4.status.app")
 
@@ -78,6 +79,7 @@ class StatusApp:
             *Probes(desk).routes(),
             *Reading(desk).routes(),
             *operating.routes(),
+            *Judging(desk).routes(),
             *approvals.routes(),
             *commands.routes(),
             *Alerting(desk).routes(),
