@@ -17,7 +17,9 @@ PARTS = {
     "resources": "what it costs",
     "face": "what the endpoint costs, and that healing goes on beneath a crowd",
     "runbooks": "durable incidents: how many, how fast, how small",
+    "detect": "what the detectors find, what they cry wolf about, and what they cost, beside others",
 }
+BESIDE_PEERS = ("statechart", "detect")
 
 
 def main(words: Sequence[str]) -> int:
@@ -32,8 +34,8 @@ def main(words: Sequence[str]) -> int:
         print(f"\n== {part}: {PARTS[part]}", flush=True)
         began = time.monotonic()
         # Each in a process of its own, so that what one leaves in memory is not measured in the next.
-        # The engine needs no library, so its part runs where the libraries are that it is compared with.
-        python = os.environ.get("X0TTA6BL4_PEERS", sys.executable) if part == "statechart" else sys.executable
+        # These engines need no library but numpy, so their parts run where those are that they are compared with.
+        python = os.environ.get("X0TTA6BL4_PEERS", sys.executable) if part in BESIDE_PEERS else sys.executable
         code = subprocess.run([python, "-m", f"benchmarks.{part}"], check=False).returncode
         print(
             f"-- {part} took {time.monotonic() - began:.0f} s{f', and missed a target (exit {code})' if code else ''}"

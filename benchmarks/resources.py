@@ -30,8 +30,8 @@ from benchmarks.ground import ROOT, Ports, end_on_sigterm
 from x0tta6bl4 import __version__
 from x0tta6bl4.adapters.clock import SystemClock
 from x0tta6bl4.adapters.sqlite import SqliteDatabase
-from x0tta6bl4.analyzers.exhaustion import Config as ExhaustionConfig
-from x0tta6bl4.analyzers.exhaustion import Exhaustion
+from x0tta6bl4.analyzers.forecast import Config as ForecastConfig
+from x0tta6bl4.analyzers.forecast import Forecast
 from x0tta6bl4.analyzers.liveness import Config as LivenessConfig
 from x0tta6bl4.analyzers.liveness import Liveness
 from x0tta6bl4.analyzers.threshold import Config as ThresholdConfig
@@ -278,7 +278,7 @@ def cycle(times: int, say: Say) -> Found:
                     instances=[Instance(_Many(1000, 10), None, 10.0)],
                     analyzers=[
                         Liveness("liveness", LivenessConfig()),
-                        Exhaustion("exhaustion", ExhaustionConfig()),
+                        Forecast("forecast", ForecastConfig()),
                         Threshold("threshold", ThresholdConfig(limits=limits)),
                     ],
                     sight=Sight({f"subject{s}": Subject(f"subject{s}") for s in range(1000)}),

@@ -77,7 +77,10 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "monitors": {"host": {"use": "host"}},
     "analyzers": {
         "liveness": {"use": "liveness"},
-        "exhaustion": {"use": "exhaustion"},
+        "forecast": {"use": "forecast"},
+        "baseline": {"use": "baseline"},
+        "host": {"use": "host"},
+        "change": {"use": "change"},
         "usual-limits": {
             "use": "threshold",
             "limits": {
@@ -115,6 +118,8 @@ DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "knowledge": {"store": {"use": "sqlite"}},
 }
 """What runs without being named; an entry of the same name in the configuration changes or disables it."""
+SENSITIVE = ("baseline", "host")
+"""Analyzers whose sensitivity ``mapek.anomaly_threshold`` is."""
 BETWEEN_LOOPS = 120.0
 """Seconds that a loop may take to end its acts at a reload before the watchdog counts it as stuck."""
 
@@ -178,7 +183,7 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
     planners["runbook"] = {**planners["runbook"], "rules": own_rules, "equal_tries": settings.guard.equal_tries}
     entries: dict[str, Mapping[str, Mapping[str, Any]]] = {
         "monitors": merged({**DEFAULTS["monitors"], **from_care}, settings.monitors),
-        "analyzers": merged(DEFAULTS["analyzers"], settings.analyzers),
+        "analyzers": _sensitive(merged(DEFAULTS["analyzers"], settings.analyzers), settings),
         "planners": merged(planners, settings.planners),
         "executors": merged(DEFAULTS["executors"], settings.executors),
         "knowledge": {"store": {**DEFAULTS["knowledge"]["store"], **settings.knowledge}},
@@ -204,6 +209,14 @@ def draw(settings: Settings, config: Path | None) -> tuple[Blueprint, list[Probl
             )
     problems += production_checks(settings)
     return Blueprint(settings, places, tuple(cares), subjects, chosen, tuple(unsound)), problems
+
+
+def _sensitive(analyzers: Mapping[str, Mapping[str, Any]], settings: Settings) -> dict[str, Mapping[str, Any]]:
+    """Those that judge by what they learnt are as sensitive as the whole daemon is, unless they say otherwise."""
+    whole = {"sensitivity": settings.mapek.anomaly_threshold}
+    return {
+        name: {**whole, **entry} if entry.get("use", name) in SENSITIVE else entry for name, entry in analyzers.items()
+    }
 
 
 def _dependency_problems(subjects: Mapping[str, Subject], names: set[str]) -> Iterator[Problem]:

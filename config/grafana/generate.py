@@ -462,7 +462,7 @@ def healing() -> Board:
         ),
         chart(
             "Closed, by how they ended",
-            "healed: by a step that was proved; recovered: by itself or by somebody else.",
+            "healed: by a step that was proved; recovered: by itself or by somebody else; merged: a part of another.",
             [
                 Ask(
                     f"sum by (ended) (increase(x0tta6bl4_incidents_closed_total{{{chosen}}}[$__rate_interval]))",

@@ -23,6 +23,7 @@ MINIMAL: Mapping[str, Mapping[str, Any]] = {
     "monitors.systemd": {"subject": "api", "unit": "api.service"},
     "monitors.log": {"subject": "api", "path": "/var/log/api.log", "patterns": {"error": "ERROR"}},
     "monitors.command": {"subject": "api", "argv": ["/usr/lib/nagios/plugins/check_load"]},
+    "monitors.prometheus": {"url": "http://127.0.0.1:9090", "queries": {"targets_up": {"query": "up"}}},
 }
 """The smallest configuration of each plugin that cannot do with an empty one."""
 

@@ -1,13 +1,13 @@
 """What the shipped analyzers call a fault, and, more important, what they do not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from x0tta6bl4.analyzers import exhaustion, liveness, threshold
+from x0tta6bl4.analyzers import liveness, threshold
 from x0tta6bl4.kernel.facts import Finding, Observation, Severity
 from x0tta6bl4.kernel.sight import Sight, View
 from x0tta6bl4.kernel.subjects import Subject
@@ -411,155 +411,3 @@ def test_the_same_numbers_in_the_same_order_give_the_same_findings(values: list[
         return rows
 
     assert told() == told()
-
-
-# -- exhaustion ------------------------------------------------------------------------------------------------------
-
-LIMIT = 200 * MIB
-
-
-def eating(**config: Any) -> Host:
-    return Host(exhaustion.PLUGIN, Subject("web", data={"memory_limit": LIMIT}), **config)
-
-
-def feed(
-    host: Host,
-    used: Callable[[float], float],
-    seconds: float,
-    every: float = 0.5,
-    metric: str = "process_rss_bytes",
-    **more: float,
-) -> list[tuple[float, Finding]]:
-    """What is found while the series runs, with the seconds since it began."""
-    began, told = host.now, []
-    while host.now - began < seconds:
-        passed = host.now - began
-        host.see(metric, used(passed))
-        for name, value in more.items():
-            host.see(name, value)
-        host.see("process_up", 1.0)
-        told += [(passed, f) for f in host.judge()]
-        host.now += every
-    return told
-
-
-def test_memory_at_its_limit_is_used_up() -> None:
-    host = eating()
-    host.see("process_rss_bytes", LIMIT)
-    host.see("process_up", 1.0)
-    (found,) = host.judge()
-
-    assert (found.fault, found.severity) == ("exhausting-memory", Severity.MAJOR)
-    assert found.summary == "web: memory is used up: 100% of 200 MiB"
-    assert [str(c) for c in found.healthy_when] == ["process_rss_bytes < 200.0 MiB", "process_up >= 1"]
-
-
-def test_no_limit_is_no_judgement() -> None:
-    host = Host(exhaustion.PLUGIN, Subject("web"))
-    assert feed(host, lambda s: s * 100 * MIB, 60) == []
-
-
-def test_a_leak_is_foretold_before_it_hurts() -> None:
-    host = eating()
-    told = feed(host, lambda s: (40 + s) * MIB, 100)
-    first, found = told[0]
-
-    assert found.fault == "leaking-memory"
-    assert found.severity is Severity.WARNING
-    assert first < 30, "a 5 % rise is enough"
-    assert 100 < float(found.data["seconds_left"]) < 160
-    assert "memory ends in" in found.summary
-    assert {f.fault for _, f in told} == {"leaking-memory"}
-
-
-def test_a_slow_leak_that_has_hours_left_is_nobodys_concern_yet() -> None:
-    assert feed(eating(), lambda s: (40 + s / 100) * MIB, 1500, every=5) == []
-
-
-def test_noise_is_no_leak() -> None:
-    assert feed(eating(), lambda s: (60 + 9 * ((s * 7) % 1)) * MIB, 300) == []
-
-
-def test_a_sawtooth_is_no_leak_once_its_first_tooth_was_seen() -> None:
-    told = feed(eating(), lambda s: (60 + (s % 20) * 2) * MIB, 600)
-
-    assert all(at <= 20 for at, _ in told)
-
-
-def test_a_process_that_is_warm_and_then_stays_so_is_no_leak_for_long() -> None:
-    told = feed(eating(), lambda s: min(120.0, 20 + s * 10) * MIB, 600)
-
-    assert all(at < 100 for at, _ in told)
-
-
-def test_another_process_is_another_line() -> None:
-    host = eating()
-    feed(host, lambda s: (40 + s) * MIB, 60, process_age_seconds=500.0)
-    host.sight.acted("web", host.now)
-    host.now += 0.1
-    told = feed(host, lambda s: 30 * MIB + s, 60)
-
-    assert told == []
-
-
-def test_a_restart_by_others_is_seen_by_the_age_of_the_process() -> None:
-    host = eating()
-    feed(host, lambda s: (40 + s / 2) * MIB, 60)
-    began = host.now
-    told: list[Finding] = []
-    while host.now - began < 60:
-        host.see("process_age_seconds", host.now - began)
-        host.see("process_rss_bytes", 45 * MIB)
-        told += host.judge()
-        host.now += 0.5
-    assert told == []
-
-
-def test_descriptors_are_judged_by_the_limit_of_the_process_itself() -> None:
-    host = Host(exhaustion.PLUGIN, Subject("web"))
-    told = feed(host, lambda s: 100 + 5 * s, 190, metric="process_fds", process_fds_limit=1024.0)
-
-    assert told[0][1].fault == "leaking-descriptors"
-    assert told[-1][1].fault == "exhausting-descriptors"
-    assert str(told[-1][1].healthy_when[0]) == "process_fds < 972.8"
-
-
-def test_a_disk_that_fills_is_foretold_and_one_that_is_full_is_told() -> None:
-    host = Host(exhaustion.PLUGIN, Subject("/var"))
-    told: list[Finding] = []
-    for n in range(100):
-        host.see("disk_free_ratio", 0.5 - n * 0.005, subject="/var")
-        told += host.judge(after=10)
-    assert (told[0].fault, told[0].severity) == ("filling-space", Severity.WARNING)
-    assert told[0].data["used"] < 0.62
-    assert told[-1].severity is Severity.MAJOR
-    assert [str(c) for c in told[-1].healthy_when] == ["disk_free_ratio > 5.0%"]
-
-
-def test_a_disk_that_is_nearly_full_and_stays_so_is_no_forecast() -> None:
-    host = Host(exhaustion.PLUGIN, Subject("/var"))
-    for _ in range(100):
-        host.see("disk_free_ratio", 0.06, subject="/var")
-        assert host.judge(after=10) == []
-
-
-def test_a_forecast_is_made_from_what_was_seen_and_not_from_how_often_it_was_judged() -> None:
-    """Woken turns look at the same old number again and again: that is no new point of the line."""
-    host = Host(exhaustion.PLUGIN, Subject("web", data={"memory_limit": LIMIT}))
-    host.see("process_rss_bytes", 50 * MIB)
-    for _ in range(60):
-        assert host.judge(after=0.5) == []
-    host.see("process_rss_bytes", 80 * MIB)
-    for _ in range(60):
-        assert host.judge(after=0.5) == [], "two numbers make no line"
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=80), st.floats(0.1, 60))
-@settings(max_examples=60, deadline=None)
-def test_whatever_a_series_does_the_judgement_is_finite_and_never_negative(values: list[float], every: float) -> None:
-    host = Host(exhaustion.PLUGIN, Subject("web"))
-    for value in values:
-        host.see("disk_free_ratio", value)
-        for found in host.judge(after=every):
-            assert 0 <= float(found.data.get("seconds_left", 0)) <= 900
-            assert found.since <= host.now

@@ -115,6 +115,7 @@ R, N, H, U = Judgement.RIGHT, Judgement.NEEDLESS, Judgement.HARMFUL, Judgement.U
             "nothing tells why",
         ),
         (suggestion(over(9000, "aged out")), U, "nobody saw"),
+        (suggestion(over(9000, "merged")), U, "a part of another incident"),
         (suggestion(over(100, "healed")), U, "something else"),
         (suggestion(over(12, "healed"), trials=(trial(Result.VERIFIED),)), R, "done after all, and helped"),
         (suggestion(incident(), trials=(trial(Result.REFUTED),)), N, "did not help"),

@@ -138,7 +138,7 @@ scenes = st.builds(
     st.builds(
         Seen,
         st.lists(subjects, max_size=8),
-        st.none() | st.builds(lambda t: Picture((), ({"code": t, "title": t, "meaning": t},), t), anything),
+        st.none() | st.builds(lambda t: Picture((), ({"code": t, "title": t, "meaning": t},), (t,), t), anything),
         st.none() | times,
         st.booleans(),
     ),

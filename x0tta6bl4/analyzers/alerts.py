@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from x0tta6bl4.kernel.facts import Condition, Finding, Severity
+from x0tta6bl4.kernel.judged import Judged, judged_data
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
 
@@ -31,6 +32,14 @@ class AlertAnalyzer:
                 streak = view.streak(seen.subject, metric)
                 grade = view.value(seen.subject, f"alert_{match[1]}_severity")
                 alert = match[1].replace("_", "-")
+                judged = Judged(
+                    seen.subject,
+                    metric,
+                    seen.value,
+                    low=1.0,
+                    why=f"others tell that the alert {alert} is firing",
+                    well=f"the word of whoever raised it that {alert} is over",
+                )
                 findings.append(
                     Finding(
                         analyzer=self.name,
@@ -41,7 +50,7 @@ class AlertAnalyzer:
                         since=streak.since if streak is not None else seen.at,
                         because=(seen,),
                         healthy_when=(Condition(metric, ">=", 1.0),),
-                        data={"alert": alert},
+                        data={"alert": alert, **judged_data([judged])},
                     )
                 )
         return findings

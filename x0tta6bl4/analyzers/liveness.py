@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Severity
+from x0tta6bl4.kernel.judged import Judged, judged_data
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import Streak, View
 from x0tta6bl4.kernel.subjects import Subject
@@ -127,6 +128,7 @@ class Liveness:
                         summary=f"{subject.name} does not answer, and neither would others: {excuse}",
                         because=(seen,),
                         healthy_when=signs,
+                        data=judged_data(self._judged(subject, view, seen, streak, last_yes, born)),
                     )
         fault = self._fault(subject, view, metric, silent)
         answered = (
@@ -146,13 +148,34 @@ class Liveness:
             summary=f"{subject.name} {words}: {seen.detail or metric} ({answered})",
             because=(seen,),
             healthy_when=signs,
+            data=judged_data(self._judged(subject, view, seen, streak, last_yes, born)),
         )
+
+    def _judged(
+        self, subject: Subject, view: View, seen: Observation, streak: Streak, last_yes: float, born: float
+    ) -> list[Judged]:
+        """In numbers: for how long it was silent, or how often it was wrong. Told only of what was found."""
+        config, silence = self.config, view.now - last_yes
+        if streak.last_yes is None or streak.last_yes < born:
+            number, limit, named = silence, subject.start_timeout, "seconds since its start without a good answer"
+            why, well = "no good answer since its start", f"a good answer within {limit:g} s of its start"
+        elif seen.detail.startswith("no answer"):
+            number, limit, named = silence, config.silent_for, "seconds without a good answer"
+            why, well = "silence", f"a good answer within {limit:g} s"
+        else:
+            number, limit, named = float(streak.count), float(config.failures), "wrong answers in a row"
+            why = "wrong answers"
+            well = f"a good answer among {config.failures} in a row, or within {config.failing_for:g} s,"
+        return [Judged(subject.name, seen.metric, seen.value, 1.0, None, number, limit, named, why=why, well=well)]
 
     def _dead(
         self, subject: Subject, view: View, found: tuple[Observation, Streak], signs: tuple[Condition, ...]
     ) -> Finding:
         seen, streak = found
         acted = view.sight.acted_at(subject.name)
+        well = "a process that runs" if seen.metric == "process_up" else "a unit that is active"
+        looks, named = float(streak.count), "looks that found it gone"
+        judged = Judged(subject.name, seen.metric, seen.value, 1.0, None, looks, 1.0, named, why="gone", well=well)
         return Finding(
             analyzer=self.name,
             subject=subject.name,
@@ -162,6 +185,7 @@ class Liveness:
             summary=f"{subject.name} is dead: {seen.detail or seen.metric}",
             because=(seen,),
             healthy_when=signs,
+            data=judged_data([judged]),
         )
 
     def _born(self, subject: Subject, view: View) -> float:

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Severity
+from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Severity, shown
+from x0tta6bl4.kernel.judged import Judged, judged_data
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject
@@ -90,9 +91,7 @@ class Threshold:
     def _judge(self, name: str, limit: Limit, seen: Observation, now: float) -> Finding | None:
         state = self._states.setdefault((name, seen.subject), _State())
         high = limit.above is not None
-        bound = limit.above if limit.above is not None else limit.below
-        assert bound is not None, "the configuration gives one of the two"
-        clear = limit.clear if limit.clear is not None else bound
+        bound, clear = _bounds(limit)
         beyond = seen.value > bound if high else seen.value < bound
         if state.active and not beyond:
             beyond = seen.value > clear if high else seen.value < clear
@@ -121,9 +120,43 @@ class Threshold:
             since=since,
             summary=f"{seen.subject}: {limit.metric} is {seen.value:g}, {word} {bound:g} ({name}){flaps}",
             because=(seen,),
-            healthy_when=(Condition(limit.metric, sign, float(clear)),),
-            data={"metric": limit.metric, "value": seen.value, "limit": float(bound), "name": name},
+            healthy_when=(Condition(limit.metric, sign, clear),),
+            data={
+                "metric": limit.metric,
+                "value": seen.value,
+                "limit": bound,
+                "name": name,
+                **judged_data([self._judged(name, limit, seen, state, now)]),
+            },
         )
+
+    def _judged(self, name: str, limit: Limit, seen: Observation, state: _State, now: float) -> Judged:
+        """What decided is the value, or for how long it was beyond the limit, or how often it went there and back."""
+        metric, high = limit.metric, limit.above is not None
+        bound, clear = _bounds(limit)
+        is_beyond = seen.value > bound if high else seen.value < bound
+        edge = bound if is_beyond else clear  # on its way back it has to come further than it went
+        word, at = "above" if high else "below", shown(metric, bound)
+        lasted = None if state.beyond_since is None else now - state.beyond_since
+        number, at_most, named, well = seen.value, edge, metric, ""
+        why = f"{word} the limit {name}" if is_beyond else f"not back from the limit {name} yet"
+        if lasted is None or lasted < limit.lasting:
+            number, at_most = float(len(state.crossings)), float(self.config.flaps)
+            named = f"crossings of {at} within {self.config.flap_window:g} s"
+            why = f"it goes beyond the limit {name} and back"
+            well = f"fewer than {self.config.flaps} {named}"
+        elif is_beyond and limit.lasting:
+            number, at_most, named = lasted, limit.lasting, f"seconds {word} {at}"
+            well = f"{metric} no longer than {limit.lasting:g} s {word} {at}"
+        low, top = (None, edge) if high else (edge, None)
+        return Judged(seen.subject, metric, seen.value, low, top, number, at_most, named, why=why, well=well)
+
+
+def _bounds(limit: Limit) -> tuple[float, float]:
+    """The limit, and where it is well again."""
+    bound = limit.above if limit.above is not None else limit.below
+    assert bound is not None, "the configuration gives one of the two"
+    return float(bound), float(limit.clear if limit.clear is not None else bound)
 
 
 PLUGIN = analyzer(Config, lambda name, config, tools: Threshold(name, config))

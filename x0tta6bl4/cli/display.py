@@ -34,6 +34,7 @@ _DOUBTFUL = frozenset(
         "simulated",
         "expired",
         "aged out",
+        "merged",
         "suggest",
         "approve",
         "observe",

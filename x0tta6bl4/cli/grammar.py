@@ -1,7 +1,15 @@
 """Which words the command line takes: the tree of commands and options, and plain words for what is not in it."""
 
 import re
-from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter, _SubParsersAction
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+    _SubParsersAction,
+)
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -58,6 +66,12 @@ def duration(text: str) -> float:
     if seconds <= 0:
         raise ArgumentTypeError("should be longer than nothing")
     return seconds
+
+
+def word(text: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9_-]{0,39}", text) is None:
+        raise ArgumentTypeError(f"{quoted(_printable(text))} should be a word in lower case, such as deploy or config")
+    return text
 
 
 def positive(text: str) -> int:
@@ -154,6 +168,15 @@ def build() -> Parser:
     )
     resume.add_argument("target", metavar="TARGET", nargs="?", help="as it was given to `pause`")
 
+    changed = _command(
+        commands, "changed", "changed", "notes what you changed, such as a deploy; without SUBJECT lists what was"
+    )
+    changed.add_argument("subject", metavar="SUBJECT", nargs="?", help="what was changed")
+    changed.add_argument("--kind", type=word, metavar="deploy|config|WORD", help="what was done (default deploy)")
+    changed.add_argument("--detail", metavar="TEXT", help="such as the version; told with what came of it")
+    changed.add_argument("--at", metavar="TIME", nargs="+", help="5m ago, 14:05 or an ISO 8601 date (default now)")
+    changed.add_argument("--limit", type=positive, default=50, metavar="N", help="list at most so many (default 50)")
+
     simulate = _command(commands, "simulate", "simulate", "looks, judges and says what would be done; does nothing")
     _settings(simulate)
     simulate.add_argument(
@@ -186,6 +209,7 @@ def build() -> Parser:
     _command(runbook, "list", "runbook", "every runbook, in the order in which they are asked", "list_")
     _command(runbook, "actions", "runbook", "every action that a runbook may ask for here", "actions")
 
+    _learning(commands)
     _access(commands)
 
     audit = _group(commands, "audit", "the tamper-evident record of what people changed", required=False)
@@ -215,6 +239,71 @@ def build() -> Parser:
 
 
 Commands = _SubParsersAction  # the type that argparse has no public name for
+
+
+class _OfQuery(Action):
+    """``--query`` begins another question; ``--subject`` belongs to the one before it."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
+        told = list(getattr(namespace, "query", None) or [])
+        if self.dest == "query":
+            told.append((values, None))
+        elif not told or told[-1][1] is not None:
+            parser.error("--subject stands behind the --query that it is for, once")
+        else:
+            told[-1] = (told[-1][0], values)
+        namespace.query = told
+
+
+def _learning(commands: "Commands[Parser]") -> None:
+    """What is usual, learnt from the past and carried from host to host."""
+    learn = _command(
+        commands, "learn", "learn", "fills baselines from what a Prometheus, or CSV files, have of the past"
+    )
+    learn.add_argument("--prometheus", metavar="URL", help="instead of those of the configured prometheus monitors")
+    learn.add_argument("--since", default="14d", metavar="TIME", help="how far back, or a date (default 14d)")
+    learn.add_argument("--until", default="now", metavar="TIME", help="up to when; as a date, or how long ago")
+    learn.add_argument(
+        "--step", default="auto", metavar="TIME", help="between two values (default: as the analyzer looks)"
+    )
+    learn.add_argument(
+        "--query", action=_OfQuery, metavar="METRIC=PROMQL", help="instead of what the monitors ask; may be given again"
+    )
+    learn.add_argument(
+        "--subject",
+        action=_OfQuery,
+        metavar="LABEL|=NAME",
+        help="whose numbers that query gives: by a label (default instance), or by name",
+    )
+    learn.add_argument("--instance", metavar="NAME", help="the node_exporter that looks at this host")
+    learn.add_argument("--token-file", metavar="FILE", help="the bearer token that the server wants")
+    learn.add_argument("--headers-file", metavar="FILE", help="headers to send, one `Name: value` a line")
+    learn.add_argument("--ca-file", metavar="FILE", help="the certificates to trust")
+    learn.add_argument("--csv", metavar="FILE", nargs="+", help="time,subject,metric,value (- for standard input)")
+    learn.add_argument("--subject-name", metavar="NAME", help="whose values they are, in files of time,value")
+    learn.add_argument("--metric", metavar="NAME", help="which metric of it")
+    learn.add_argument("--dry-run", action="store_true", help="only says what would be learnt")
+    _analyzer(learn)
+
+    baseline = _group(commands, "baseline", "what is usual for each series, as far as it was learnt")
+    show = _command(baseline, "show", "baseline", "every series that is learnt, or all about some", "show")
+    show.add_argument("series", metavar="SERIES", nargs="?", help="SUBJECT/METRIC, or a pattern such as 'host/psi_*'")
+    show.add_argument("--limit", type=positive, default=50, metavar="N", help="at most so many (default 50)")
+    show.add_argument("--svg", metavar="FILE", help="draws a single series into a file")
+    export = _command(baseline, "export", "baseline", "writes what was learnt to a file, for other hosts", "export_")
+    export.add_argument("archive", metavar="FILE", help="- for standard output")
+    export.add_argument("--series", metavar="PATTERN", action="append", help="only these; may be given again")
+    taken = _command(baseline, "import", "baseline", "takes over what `baseline export` wrote", "import_")
+    taken.add_argument("archive", metavar="FILE", help="- for standard input")
+    taken.add_argument("--series", metavar="PATTERN", action="append", help="only these; may be given again")
+    forget = _command(baseline, "forget", "baseline", "learns series anew", "forget")
+    forget.add_argument("series", metavar="SERIES", nargs="+", help="SUBJECT/METRIC, or a pattern")
+    for one in (show, export, taken, forget):
+        _analyzer(one)
+
+
+def _analyzer(parser: Parser) -> None:
+    parser.add_argument("--analyzer", metavar="NAME", help="where several learn: which")
 
 
 def _access(commands: "Commands[Parser]") -> None:

@@ -9,6 +9,7 @@ from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.exits import OK, Refusal, quoted
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of
 from x0tta6bl4.kernel.facts import Incident, IncidentState
+from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.kernel.memory import Entry, Knowledge
 from x0tta6bl4.runbooks.story import called_off, calm
 
@@ -24,14 +25,17 @@ async def _run(args: Namespace, display: Display) -> int:
     async with opened(place_of(args)) as knowledge:
         if args.id is not None:
             from x0tta6bl4.runbooks.stand import stand_of  # brings the statecharts with it
+            from x0tta6bl4.status.judgements import how_judged, verdicts_on  # and this the loop
 
             incident = await find(knowledge, args.id)
             story = await knowledge.story(incident.id)
             stand = await stand_of(knowledge, incident, display.now)
+            verdicts = await verdicts_on(knowledge, incident.id)
             if display.as_json:
-                display.json({"incident": incident, "stand": stand, "story": story})
+                judged = how_judged(incident, verdicts)
+                display.json({"incident": incident, "stand": stand, "judged": judged, "story": story})
             else:
-                tell(display, incident, story, stand, with_moves=args.moves)
+                tell(display, incident, story, stand, verdicts, with_moves=args.moves)
             return OK
         if args.moves:
             raise Refusal("--moves is about one incident: which one?")
@@ -98,9 +102,17 @@ async def find(knowledge: Knowledge, id: str) -> Incident:
 
 
 def tell(
-    display: Display, incident: Incident, story: Sequence[Entry], stand: "Stand | None", *, with_moves: bool = False
+    display: Display,
+    incident: Incident,
+    story: Sequence[Entry],
+    stand: "Stand | None",
+    verdicts: Sequence[Lesson] = (),
+    *,
+    with_moves: bool = False,
 ) -> None:
     from x0tta6bl4.cli.events import tell_stand
+    from x0tta6bl4.cli.judged import tell_judged
+    from x0tta6bl4.status.judgements import with_verdicts
 
     display.head(
         f"{incident.id}: {incident.subject} is {incident.fault}"
@@ -111,7 +123,8 @@ def tell(
     display.line(f"{incident.severity.value}, opened {display.when(incident.opened_at)}, {_summary(incident)}", 2)
     if stand is not None:
         tell_stand(display, stand, incident)
-    story = called_off(story)
+    tell_judged(display, incident)
+    story = with_verdicts(called_off(story), verdicts)
     timeline(display, story if with_moves else calm(story), with_moves=with_moves)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from x0tta6bl4.cli.places import Holder
 
@@ -32,34 +32,20 @@ class Now:
 class Picture:
     subjects: tuple[Now, ...] = ()
     conditions: tuple[Mapping[str, Any], ...] = ()
+    learning: tuple[str, ...] = ()
+    """What is too young to be judged, a sentence for each analyzer."""
     trouble: str = ""
     """Why the daemon could not be asked; then all of this is empty."""
 
 
+class _NoAnswer(Exception):
+    """Why the daemon could not be asked, in words."""
+
+
 def ask(daemon: Holder, now: float) -> Picture:
     """What the daemon's status page says, bounded in time and size."""
-    if not daemon.url:
-        return Picture(trouble="it tells of no endpoint")
-    parts, place = urlsplit(daemon.url), f"{daemon.url.rstrip('/')}/status"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return Picture(trouble=f"cannot ask over {daemon.url}")
-    connection = _connection(parts)
-    headers = {"Accept": "application/json"}
-    token = _token(daemon.state_dir)
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
     try:
-        connection.request("GET", "/status", headers=headers)
-        reply = connection.getresponse()
-        body = reply.read(LARGEST)
-        if reply.status in (401, 403) and not token:
-            return Picture(
-                trouble=f"{place} wants to know who asks, and {daemon.state_dir}/operator.token cannot be read by this "
-                "user; ask as the daemon's user"
-            )
-        if reply.status != 200:
-            return Picture(trouble=f"{place} answers {reply.status}")
-        told = json.loads(body)
+        told = _got(daemon, "/status")
         if told["pid"] != daemon.pid:
             return Picture(trouble=f"{daemon.url} is answered by another daemon (pid {told['pid']})")
         subjects = tuple(
@@ -73,13 +59,61 @@ def ask(daemon: Holder, now: float) -> Picture:
             )
             for s in told["subjects"]
         )
-        return Picture(subjects, tuple(told["conditions"]))
-    except (OSError, http.client.HTTPException) as error:
-        return Picture(trouble=f"{daemon.url} does not answer: {error}")
+        learning = tuple(_learning(name, how) for name, how in told["learning"].items() if how["learning"])
+        return Picture(subjects, tuple(told["conditions"]), learning)
+    except _NoAnswer as reason:
+        return Picture(trouble=str(reason))
     except (ValueError, KeyError, TypeError) as error:
+        place = f"{daemon.url.rstrip('/')}/status"
         return Picture(trouble=f"{place} does not answer as this version should: {error!r}")
+
+
+def nearest(daemon: Holder, subject: str) -> list[Mapping[str, Any]]:
+    """The series of a well subject that are nearest to a finding: what is learnt is in the daemon's memory.
+
+    Empty too where it cannot be asked: whoever asks for its status is told why.
+    """
+    try:
+        told = _got(daemon, f"/api/v1/why/{quote(subject, safe='')}")
+    except _NoAnswer:
+        return []
+    found = told.get("nearest") if isinstance(told, Mapping) else None
+    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+
+
+def _got(daemon: Holder, path: str) -> Any:
+    if not daemon.url:
+        raise _NoAnswer("it tells of no endpoint")
+    parts, place = urlsplit(daemon.url), f"{daemon.url.rstrip('/')}{path}"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _NoAnswer(f"cannot ask over {daemon.url}")
+    connection = _connection(parts)
+    headers = {"Accept": "application/json"}
+    token = _token(daemon.state_dir)
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        connection.request("GET", path, headers=headers)
+        reply = connection.getresponse()
+        body = reply.read(LARGEST)
+        if reply.status in (401, 403) and not token:
+            raise _NoAnswer(
+                f"{place} wants to know who asks, and {daemon.state_dir}/operator.token cannot be read by this "
+                "user; ask as the daemon's user"
+            )
+        if reply.status != 200:
+            raise _NoAnswer(f"{place} answers {reply.status}")
+        return json.loads(body)
+    except (OSError, http.client.HTTPException) as error:
+        raise _NoAnswer(f"{daemon.url} does not answer: {error}") from error
+    except ValueError as error:
+        raise _NoAnswer(f"{place} does not answer as this version should: {error!r}") from error
     finally:
         connection.close()
+
+
+def _learning(name: str, how: Mapping[str, int]) -> str:
+    return f"{name} is learning: {how['learning']} of {how['known']} are too young to be judged"
 
 
 def _connection(parts: SplitResult) -> http.client.HTTPConnection:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from x0tta6bl4.cli.display import Display, plural
 from x0tta6bl4.cli.live import Now, Picture, ask
 from x0tta6bl4.cli.places import Place
-from x0tta6bl4.kernel.facts import Incident, IncidentState
+from x0tta6bl4.kernel.facts import Incident, IncidentState, Severity
 from x0tta6bl4.kernel.flags import FLAGS
+from x0tta6bl4.kernel.incidents import MERGED
 from x0tta6bl4.kernel.memory import Knowledge, Pause
 
 
@@ -42,7 +43,8 @@ async def seen(place: Place, knowledge: Knowledge, now: float) -> Seen:
 def _caught_up(row: Now, trouble: Sequence[Incident], ended: Sequence[Incident]) -> Now:
     """The rows are written once a cycle, incidents at once: what they tell of later is the newer truth."""
     for incident in trouble:
-        if incident.subject == row.name and incident.updated_at > row.at:
+        is_trouble = incident.severity is not Severity.INFO  # else it is only noted
+        if is_trouble and incident.subject == row.name and incident.updated_at > row.at:
             return replace(
                 row,
                 state=incident.fault,
@@ -54,6 +56,7 @@ def _caught_up(row: Now, trouble: Sequence[Incident], ended: Sequence[Incident])
         over = incident.closed_at
         if (
             incident.subject == row.name
+            and incident.ended != MERGED  # it is not over: it is another's
             and over is not None
             and over > row.since
             and (over > row.at or row.state == "well")

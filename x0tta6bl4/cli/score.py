@@ -125,11 +125,11 @@ def _taught(lesson: Lesson, incident: Incident, display: Display) -> int:
     names = [f"{one.subject} {one.metric}" for one in judged_of(incident.data)]
     if names:
         display.line(
-            f"The daemon learns it for {', '.join(names)}: within a second where it runs, else when it starts. "
-            f"`x0tta6bl4 why {incident.id}` tells what came of it."
+            f"It was judged by {', '.join(names)}. Analyzers that learn take your word to heart: within a second where "
+            f"the daemon runs, else when it starts. `x0tta6bl4 why {incident.id}` tells what came of it."
         )
     else:
-        display.line("It was not found by anything that learns: nothing will change by itself.")
+        display.line("Nothing tells what it was judged by: nothing will change by itself.")
     return OK
 
 

@@ -8,6 +8,7 @@ from x0tta6bl4.cli.exits import BAD, NO_STORE, OK
 from x0tta6bl4.cli.incidents import began
 from x0tta6bl4.cli.picture import is_healing_on, pause_words, seen, tell_conditions, tell_source
 from x0tta6bl4.cli.places import opened, place_of
+from x0tta6bl4.kernel.facts import Severity
 
 
 def run(args: Namespace) -> int:
@@ -25,7 +26,8 @@ async def _run(args: Namespace, display: Display) -> int:
         plans = {a.plan: await knowledge.plan(a.plan) for a in wanted}
     conditions = picture.live.conditions if picture.live is not None else ()
     ill = [s for s in picture.subjects if s.state != "well"]
-    code = NO_STORE if place.daemon is None else BAD if ill or incidents else OK
+    trouble = [i for i in incidents if i.severity is not Severity.INFO]
+    code = NO_STORE if place.daemon is None else BAD if ill or trouble else OK
     if display.as_json:
         display.json(
             {
@@ -40,6 +42,7 @@ async def _run(args: Namespace, display: Display) -> int:
                 "approvals": wanted,
                 "pauses": pauses,
                 "conditions": conditions,
+                "learning": picture.live.learning if picture.live is not None else (),
             }
         )
         return code
@@ -56,6 +59,8 @@ async def _run(args: Namespace, display: Display) -> int:
     for pause in pauses:
         display.line(pause_words(display, pause))
     tell_conditions(display, picture)
+    for sentence in picture.live.learning if picture.live is not None else ():
+        display.line(sentence)
     display.line()
     if picture.subjects:
         display.table(

@@ -13,7 +13,9 @@ from x0tta6bl4.cli import incidents as stories
 from x0tta6bl4.cli.display import Display, plural, span
 from x0tta6bl4.cli.events import tell_stand
 from x0tta6bl4.cli.exits import OK, Refusal, quoted
+from x0tta6bl4.cli.judged import tell_judged, tell_verdicts
 from x0tta6bl4.cli.live import Now
+from x0tta6bl4.cli.live import nearest as nearest_of
 from x0tta6bl4.cli.picture import (
     Seen,
     is_healing_on,
@@ -29,6 +31,7 @@ from x0tta6bl4.kernel.memory import Decision, Knowledge, Pause
 from x0tta6bl4.runbooks.story import well_at
 from x0tta6bl4.settings.mistakes import nearest
 from x0tta6bl4.status.explain import Case, case_of, remedy
+from x0tta6bl4.status.judgements import how_judged
 
 LINES = 3
 """Of its output, told while something is wrong with it."""
@@ -83,20 +86,32 @@ async def _run(args: Namespace, display: Display) -> int:
             past = await knowledge.incidents(subject=subject, limit=1)
             if picture.find(subject) is None and not past:
                 raise await _unknown(knowledge, subject, picture)
-            open_ones = [i for i in await knowledge.open_incidents() if i.subject == subject]
+            trouble = await knowledge.open_incidents()
+            open_ones = [i for i in trouble if i.subject == subject]
+            now = picture.find(subject)
+            if not open_ones and now is not None and now.state != "well":
+                open_ones = [i for i in trouble if _is_with(subject, i)]
             cases = [await _case(knowledge, i) for i in open_ones]
         closed = None if cases else await knowledge.closed_last(subject)
         last = await _case(knowledge, closed) if closed is not None else None
         output = last_output(place.state_dir, subject) if cases else None
         healing = await is_healing_on(knowledge)
         pauses = [p for p in await knowledge.pauses() if fnmatchcase(subject, p.target)]
+    near = nearest_of(place.daemon, subject) if picture.is_live and place.daemon is not None and not cases else []
     if display.as_json:
-        display.json(_json(subject, place, picture, cases, last, healing, pauses))
+        display.json(_json(subject, place, picture, cases, last, healing, pauses) | {"nearest": near})
     else:
         _tell(display, subject, place, picture, cases, last, healing, pauses)
+        _tell_nearest(display, near)
         if output is not None:
             _tell_output(display, *output)
     return OK
+
+
+def _is_with(subject: str, incident: Incident) -> bool:
+    """Whether what was found of the subject is a part of another's incident."""
+    told = incident.data.get("together")
+    return isinstance(told, list) and any(isinstance(one, Mapping) and one.get("subject") == subject for one in told)
 
 
 def last_output(state_dir: Path, subject: str) -> tuple[Path, list[str]] | None:
@@ -133,7 +148,7 @@ def _json(
     last: Case | None,
     healing: bool,
     pauses: Sequence[Pause],
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     return {
         "target": subject,
         "now": picture.find(subject),
@@ -166,6 +181,7 @@ def _case_json(case: Case) -> Mapping[str, Any]:
             "target": decision.target,
             "remedy": remedy(decision),
         },
+        "judged": how_judged(case.incident, case.verdicts),
         "actions": [
             {"at": begun.at, **begun.data, "outcome": None if ended is None else {"at": ended.at, **ended.data}}
             for begun, ended in case.actions
@@ -250,6 +266,8 @@ def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
         display.line(f"It is over when {' and '.join(map(str, incident.healthy_when))}.", 2)
     elif not closed:
         display.line("No probe can prove that it is over; it is closed when nothing is found for a while.", 2)
+    tell_judged(display, incident)
+    tell_verdicts(display, incident, case.verdicts)
     if plan is not None:
         display.line(f"Planned by runbook {plan.rule}, step {plan.rung} ({plan.id}):", 2)
         for step in plan.steps:
@@ -279,6 +297,17 @@ def _tell_case(display: Display, case: Case, *, is_run: bool) -> None:
             2,
         )
     display.line(f"The whole story: `x0tta6bl4 incidents {incident.id}`", 2)
+
+
+def _tell_nearest(display: Display, near: Sequence[Mapping[str, Any]]) -> None:
+    """How far what is well is from a finding, where an analyzer has learnt what is usual of it."""
+    if not near:
+        return
+    display.line()
+    display.line("Nearest to a finding, of what was learnt:")
+    for one in near:
+        usual = f", usual {one.get('usual')}" if one.get("usual") else ""
+        display.line(f"{one.get('subject')} {one.get('metric')} is {one.get('was')}{usual}: {one.get('decided')}", 2)
 
 
 def _tell_decision(display: Display, decision: Decision) -> None:
@@ -345,6 +374,8 @@ def _tell_last(display: Display, case: Case, *, is_run: bool) -> None:
     )
     for reason in incident.because:
         display.line(f"because {reason}", 2)
+    tell_judged(display, incident)
+    tell_verdicts(display, incident, case.verdicts)
     decision = case.latest_decision
     is_acted_on = any(not case.only_asks(begun) for begun, _ in case.actions)
     if decision is not None and decision.answer is not Answer.ALLOW and not is_acted_on:

@@ -132,7 +132,8 @@ class Incident:
     updated_at: float
     closed_at: float | None = None
     ended: str = ""
-    """How it closed: ``healed`` (by us, verified), ``recovered`` (by itself or by others), ``aged out``."""
+    """How it closed: ``healed`` (by us, verified), ``recovered`` (by itself or by others), ``aged out``, or ``merged``:
+    it turned out to be a part of another, which ``part_of`` in its data names."""
     reopened: int = 0
     rung: str = ""
     """The state of its rule that comes next; empty: the first."""

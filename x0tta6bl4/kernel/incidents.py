@@ -1,10 +1,11 @@
 """Incidents: findings of one subject and fault gathered into one story, from the first sign to the proof of its end."""
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from x0tta6bl4.kernel.facts import Finding, Incident, IncidentState, Move, Observation, shown
+from x0tta6bl4.kernel.facts import Attributes, Finding, Incident, IncidentState, Move, Observation, shown
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject, subject_of
 from x0tta6bl4.ports.clock import Clock
@@ -23,6 +24,15 @@ GONE = 120.0
 """The same for a subject that is under care no longer and of which no monitor speaks: an edit took it out."""
 DEPENDENCY_SETTLE = 3.0
 """Seconds that a dependent gets to recover by itself once what it depends on is well again."""
+MERGED = "merged"
+"""How an incident ended that turned out to be a part of another."""
+WITH = "together with it: "
+MENTIONED = 5
+"""Of what belongs to an incident, so many are named among its reasons; its data has the others."""
+JOINED = ("together", "together_count", "causes", "cause")
+"""What in the data of a finding says what else belongs to it."""
+STAYS = ("part_of", "storm")
+"""What in an incident's data does not come from its finding, and stays when that is told anew."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class Changes:
     """Those of the opened that were proved well, and were only being tidied up after; as they were."""
     wake_at: Mapping[str, float] = field(default_factory=dict)
     """Subject -> monotonic time at which it deserves another look, even if nothing happens."""
+    linked: tuple[Incident, ...] = ()
+    """Those of which nothing is different but what belongs to them."""
 
 
 class Incidents:
@@ -52,6 +64,8 @@ class Incidents:
         self._findings: dict[Key, Finding] = {}
         self._found_at: dict[Key, float] = {}
         self._dependency_down: dict[str, float] = {}
+        self._beside: dict[str, tuple[Finding, Key | None]] = {}
+        """Subject -> what is found of it that is no incident of its own, and of which it is a part."""
         self._moves: dict[str, dict[int, Move]] = {}
 
     def load(self, incidents: Iterable[Incident], closed: Iterable[Incident] = ()) -> None:
@@ -67,6 +81,11 @@ class Incidents:
     @property
     def open(self) -> Sequence[Incident]:
         return tuple(self._open.values())
+
+    @property
+    def closed(self) -> Iterable[Incident]:
+        """Those that were closed a short while ago."""
+        return self._closed.values()
 
     def get(self, subject: str, fault: str) -> Incident | None:
         return self._open.get((subject, fault))
@@ -115,6 +134,39 @@ class Incidents:
         else:
             self._keep(incident)
 
+    def merge(self, incident: Incident, into: Incident) -> Incident:
+        """It turned out to be a part of another one, whose story goes on for both."""
+        wall = self._clock.wall()
+        part_of = {"incident": into.id, "subject": into.subject, "fault": into.fault}
+        merged = replace(
+            incident,
+            state=IncidentState.CLOSED,
+            closed_at=wall,
+            updated_at=wall,
+            ended=MERGED,
+            rung="",
+            tries=0,
+            because=(*incident.because, f"it is a part of {into.id}: {into.subject} is {into.fault}"),
+            data={**incident.data, "part_of": part_of},
+        )
+        self.put(merged)
+        return merged
+
+    def stand_beside(self, found: Mapping[str, Finding], into: Mapping[Key, Key], view: View) -> None:
+        """What this turn found that is no incident of its own; what it was not about is as it was."""
+        for name in [name for name in self._beside if view.in_scope(name)]:
+            del self._beside[name]
+        for name, finding in found.items():
+            self._beside[name] = finding, into.get((finding.subject, finding.fault))
+
+    def beside(self, subject: str) -> tuple[Finding, Incident | None] | None:
+        """What is found of it that is no incident of its own, and the open one that it is a part of."""
+        found = self._beside.get(subject)
+        if found is None:
+            return None
+        finding, into = found
+        return finding, None if into is None else self._open.get(into)
+
     def _keep(self, incident: Incident) -> None:
         self._open[incident.subject, incident.fault] = incident
         self._of.setdefault(incident.subject, {})[incident.fault] = None
@@ -130,16 +182,20 @@ class Incidents:
             if not mine:
                 self._moves.pop(move.incident, None)
 
-    def take(self, findings: Sequence[Finding], view: View, *, complete: bool = True) -> Changes:
+    def take(
+        self, findings: Sequence[Finding], view: View, *, complete: bool = True, merging: Collection[Key] = ()
+    ) -> Changes:
         """One turn's findings. What is in scope and was not found again is looked at for its end.
 
         Not ``complete``: an analyzer failed, so that its silence about what no probe can prove means nothing.
+        ``merging``: open ones that were found, and are about to be merged into others.
         """
         now, wall = view.now, self._clock.wall()
         opened: list[Incident] = []
         changed: list[Incident] = []
         closed: list[Incident] = []
         relapsed: list[Incident] = []
+        linked: list[Incident] = []
         wake_at: dict[str, float] = {}
         found: set[Key] = set()
         for finding in findings:
@@ -160,12 +216,15 @@ class Incidents:
                 fresh = _updated(incident, finding, wall)
                 if fresh is not incident:
                     changed.append(fresh)
+                elif _is_linked_anew(incident, finding, wall):
+                    fresh = _relinked(incident, finding.data, wall)
+                    linked.append(fresh)
                 incident = fresh
             self._keep(incident)
             self._last_found[incident.id] = now
             self._well_since.pop(incident.id, None)
         for key, incident in list(self._open.items()):
-            if key in found or not view.in_scope(incident.subject):
+            if key in found or key in merging or not view.in_scope(incident.subject):
                 continue
             self._findings.pop(key, None)
             if incident.state is IncidentState.RESPONDING or incident.proved or incident.unsettled:
@@ -184,11 +243,12 @@ class Incidents:
         for key, old in list(self._closed.items()):
             if wall - (old.closed_at or 0) > REOPEN:
                 del self._closed[key]
-        return Changes(tuple(opened), tuple(changed), tuple(closed), tuple(relapsed), wake_at)
+        return Changes(tuple(opened), tuple(changed), tuple(closed), tuple(relapsed), wake_at, tuple(linked))
 
     def _opened(self, finding: Finding, wall: float) -> Incident:
         before = self._closed.pop((finding.subject, finding.fault), None)
-        if before is not None and wall - (before.closed_at or 0) <= REOPEN:
+        # What was a part of another and goes on without it has come back from nowhere: it is a story of its own.
+        if before is not None and before.ended != MERGED and wall - (before.closed_at or 0) <= REOPEN:
             return self._again(before, finding, wall)
         onset = self._onset(finding, wall)
         return Incident(
@@ -249,10 +309,14 @@ class Incidents:
 
     def waits_for(self, incident: Incident, view: View) -> str:
         """The sentence saying which dependency must be well first; empty when none is in the way."""
+        return self.obstacle(incident.subject, self.finding(incident), view)
+
+    def obstacle(self, subject: str, finding: Finding | None, view: View) -> str:
+        """The same for what was found of a subject, whether it is an incident or not."""
         now = view.now
-        for name in _below(view.sight.subjects, incident.subject):
+        for name in below(view.sight.subjects, subject):
             trouble = ""
-            down = [i for i in self.of_subject(name) if _is_down(i, view)]
+            down = [i for i in self.of_subject(name) if is_down(i, view)]
             if down:
                 trouble = f"{name} is {down[0].fault} (incident {down[0].id})"
             elif view.sight.is_acted_on(name):
@@ -267,7 +331,7 @@ class Incidents:
                 if failing:
                     trouble = f"{name} does not look well either ({', '.join(failing)})"
                 else:
-                    trouble = self._unheard(name, incident, view)
+                    trouble = self._unheard(name, finding, view)
             if trouble:
                 self._dependency_down[name] = now
                 return f"waits for its dependency: {trouble}"
@@ -276,11 +340,11 @@ class Incidents:
                 return f"gives itself {DEPENDENCY_SETTLE:g} s to recover now that {name} is well again"
         return ""
 
-    def _unheard(self, name: str, incident: Incident, view: View) -> str:
+    @staticmethod
+    def _unheard(name: str, finding: Finding | None, view: View) -> str:
         """A dependency that hangs is silent before it is found to hang: it must have answered since the
         trouble began.
         """
-        finding = self.finding(incident)
         # One that has gone blind will not hear of it again: that is no reason to leave the dependent down for ever.
         asked = [
             s
@@ -306,26 +370,26 @@ def _came_back(incident: Incident, view: View) -> bool:
     )
 
 
-def _below(subjects: Mapping[str, Subject], name: str) -> list[str]:
-    """What it depends on, nearest first, and what that depends on."""
-    below: list[str] = []
-    queue = list(subject_of(subjects, name).depends_on)
-    while queue:
-        one = queue.pop(0)
-        if one != name and one not in below:
-            below.append(one)
+def below(subjects: Mapping[str, Subject], name: str, most: int | None = None) -> list[str]:
+    """What it depends on, nearest first, and what that depends on; ``most`` of them."""
+    found: dict[str, None] = {}
+    queue = deque(subject_of(subjects, name).depends_on)
+    while queue and (most is None or len(found) < most):
+        one = queue.popleft()
+        if one != name and one not in found:
+            found[one] = None
             queue += subject_of(subjects, one).depends_on
-    return below
+    return list(found)
 
 
-def _is_down(incident: Incident, view: View) -> bool:
+def is_down(trouble: Incident | Finding, view: View) -> bool:
     """Whether it keeps its subject from answering: a leak, or a certificate that expires, does not.
 
     What others alert on may be anything: our own probes say whether it answers.
     """
-    return incident.fault not in ("blind", "overloaded") and any(
-        c.metric.endswith("_up") and not c.metric.startswith("alert_") and not view.sight.holds(c, incident.subject)
-        for c in incident.healthy_when
+    return trouble.fault not in ("blind", "overloaded") and any(
+        c.metric.endswith("_up") and not c.metric.startswith("alert_") and not view.sight.holds(c, trouble.subject)
+        for c in trouble.healthy_when
     )
 
 
@@ -340,7 +404,35 @@ def _reasons(finding: Finding) -> tuple[str, ...]:
             )
         else:
             reasons.append(f"{fact.kind}" + (f": {fact.detail}" if fact.detail else "") + f" (told by {fact.source})")
+    return with_others(reasons, finding.data)
+
+
+def with_others(because: Iterable[str], data: Attributes) -> tuple[str, ...]:
+    """The reasons, with what else belongs to it in one line; that line of before is replaced."""
+    reasons = [reason for reason in because if not reason.startswith(WITH)]
+    told = data.get("together")
+    if isinstance(told, list | tuple) and told:
+        count = data.get("together_count", len(told))
+        names = [f"{one['subject']} ({one['fault']})" for one in told[:MENTIONED]]
+        more = f" and {count - len(names)} more" if count > len(names) else ""
+        reasons.append(WITH + ", ".join(names) + more)
     return tuple(reasons)
+
+
+def _relinked(incident: Incident, data: Attributes, wall: float) -> Incident:
+    """What belongs to it is told anew; all else stays as it is."""
+    kept = {name: value for name, value in incident.data.items() if name not in JOINED}
+    joined = {name: data[name] for name in JOINED if name in data}
+    fresh = {**kept, **joined}
+    return replace(incident, data=fresh, because=with_others(incident.because, fresh), updated_at=wall)
+
+
+def _is_linked_anew(incident: Incident, finding: Finding, wall: float) -> bool:
+    """Who belongs to it is told at once; that the causes weigh otherwise than before, only now and then."""
+    before, after = incident.data, finding.data
+    if before.get("together") != after.get("together"):
+        return True
+    return before.get("causes") != after.get("causes") and wall - incident.updated_at >= 30
 
 
 def _updated(incident: Incident, finding: Finding, wall: float) -> Incident:
@@ -358,6 +450,6 @@ def _updated(incident: Incident, finding: Finding, wall: float) -> Incident:
         summary=finding.summary,
         because=_reasons(finding),
         healthy_when=finding.healthy_when,
-        data=finding.data,
+        data={**finding.data, **{name: incident.data[name] for name in STAYS if name in incident.data}},
         updated_at=wall,
     )

@@ -1,7 +1,7 @@
 """How a finding came about in numbers: the series, where it usually is, what decided, and what would have been well."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
@@ -31,33 +31,66 @@ class Judged:
     """Its part in the decision; those of one finding add up to about 1."""
     why: str = ""
     """What about it is telling: ``level``, ``hour of the day``, …"""
+    well: str = ""
+    """What would have been no finding, where its bounds alone do not say it: ``a good answer within 1.2 s``."""
+
+    @property
+    def was(self) -> str:
+        """Its value as a person reads it."""
+        return _told(self.metric, self.value)
+
+    @property
+    def usual(self) -> str:
+        """Where it would have been usual, or well; empty: nowhere in particular."""
+        low, high = (None if bound is None else _told(self.metric, bound) for bound in (self.low, self.high))
+        if low is not None and high is not None:
+            return f"between {low} and {high}" if low != high else f"about {low}"
+        if high is not None:
+            return f"up to {high}"
+        if low is None:
+            return ""
+        return low if is_yes_or_no(self.metric) else f"from {low} on"
 
     @property
     def otherwise(self) -> str:
         """What would have had to be different, in a sentence."""
-        metric, value = self.metric, shown(self.metric, self.value)
-        if self.low is not None and self.high is not None:
-            bounds = f"between {shown(metric, self.low)} and {shown(metric, self.high)}"
-        elif self.high is not None:
-            bounds = f"up to {shown(metric, self.high)}"
-        elif self.low is not None:
-            bounds = f"from {shown(metric, self.low)} on"
-        else:
-            return ""
-        return f"{metric} {bounds} would have been no finding; it was {value}"
+        bounds = self.usual
+        if self.well:
+            return f"{self.well} would have been no finding"
+        return f"{self.metric} {bounds} would have been no finding; it was {self.was}" if bounds else ""
 
     @property
     def decided(self) -> str:
-        """The number against its limit."""
+        """The number against its limit, on whichever side of it the number is."""
         if not self.named:
             return ""
-        return f"{self.named} {self.number:.3g}, a finding from {self.limit:.3g} on"
+        number, limit = self._numbers()
+        side = f"from {limit} on" if self.number >= self.limit else f"up to {limit}"
+        return f"{self.named} {number}, a finding {side}"
+
+    @property
+    def short_of(self) -> str:
+        """How far the number of a series that was not found is from its limit."""
+        if not self.named:
+            return ""
+        number, limit = self._numbers()
+        return f"{self.named} {number}, a finding from {limit} on"
+
+    def _numbers(self) -> tuple[str, str]:
+        """As they are read: where the value itself decided, in its own unit."""
+        if self.named == self.metric:
+            return _told(self.metric, self.number), _told(self.metric, self.limit)
+        return _number(self.number), _number(self.limit)
+
+
+FIELDS = tuple(field.name for field in fields(Judged))
+WORDS, BOUNDS, NUMBERS = ("named", "why", "well"), ("low", "high"), ("value", "number", "limit", "share")
 
 
 def judged_data(judged: Iterable[Judged]) -> Attributes:
     """As it goes into a finding's ``data``."""
     all_of_them = list(judged)
-    return {"judged": [_finite(asdict(one)) for one in all_of_them[:MOST]], "judged_count": len(all_of_them)}
+    return {"judged": [_plain(one) for one in all_of_them[:MOST]], "judged_count": len(all_of_them)}
 
 
 def judged_of(data: Attributes) -> list[Judged]:
@@ -65,17 +98,43 @@ def judged_of(data: Attributes) -> list[Judged]:
     told = data.get("judged")
     found: list[Judged] = []
     for one in told if isinstance(told, list | tuple) else ():
-        if isinstance(one, Mapping):
-            try:
-                found.append(Judged(**one))
-            except TypeError:  # of another version: it is not ours to guess
-                continue
+        if isinstance(one, Mapping) and _is_ours(one):
+            found.append(Judged(**one))
     return found
 
 
-def _finite(one: dict[str, Any]) -> dict[str, Any]:
+def is_yes_or_no(metric: str) -> bool:
+    return metric.endswith("_up") or metric == "sees"
+
+
+def _told(metric: str, value: float) -> str:
+    if is_yes_or_no(metric):
+        return "yes" if value >= 0.5 else "no"
+    return shown(metric, value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 or not isfinite(value) else f"{value:.0f}"
+
+
+def _plain(judged: Judged) -> dict[str, Any]:
     """JSON knows no infinity: a bound that is none is left out."""
-    return {
-        key: None if isinstance(value, float) and not isfinite(value) and key in ("low", "high") else value
-        for key, value in one.items()
-    }
+    told = {name: getattr(judged, name) for name in FIELDS}
+    return told | {name: None for name in BOUNDS if told[name] is not None and not isfinite(told[name])}
+
+
+def _is_ours(one: Mapping[str, Any]) -> bool:
+    """What another version, or somebody else's analyzer, has put there is not ours to guess."""
+    return (
+        isinstance(one.get("subject"), str)
+        and isinstance(one.get("metric"), str)
+        and _is_number(one.get("value"))
+        and all(one.get(name) is None or _is_number(one[name]) for name in BOUNDS)
+        and all(_is_number(one.get(name, 0.0)) for name in NUMBERS)
+        and all(isinstance(one.get(name, ""), str) for name in WORDS)
+        and all(name in FIELDS for name in one)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -64,6 +64,28 @@ class Learner(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an analyzer has come in learning what is usual."""
+
+    known: int
+    """What it judges, one by one: series, or subjects as a whole."""
+    learning: int
+    """Those of them that are too young to be judged."""
+    turned_away: int = 0
+    """Series that found no room at its latest look."""
+
+
+@runtime_checkable
+class Matures(Protocol):
+    """An analyzer that judges nothing before it was learnt."""
+
+    @property
+    def name(self) -> str: ...
+
+    def progress(self) -> Progress: ...
+
+
 class LearntMemory(Protocol):
     """The part of the knowledge that learning needs. The promises of ``kernel.memory.Knowledge`` hold."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 
 from x0tta6bl4.kernel.bus import EventBus
+from x0tta6bl4.kernel.correlate import Correlation, Folded, storm, storm_of, storms
 from x0tta6bl4.kernel.errors import ConfigError, StoreError, TamperedError
 from x0tta6bl4.kernel.events import Event, EventType
 from x0tta6bl4.kernel.facts import (
@@ -29,7 +30,8 @@ from x0tta6bl4.kernel.facts import (
 )
 from x0tta6bl4.kernel.flags import FeatureFlags
 from x0tta6bl4.kernel.guard import Guard, Ledger, Standing, decision
-from x0tta6bl4.kernel.incidents import REOPEN, Incidents
+from x0tta6bl4.kernel.incidents import REOPEN, Changes, Incidents
+from x0tta6bl4.kernel.judged import Judged, judged_data
 from x0tta6bl4.kernel.learning import Learning
 from x0tta6bl4.kernel.lifecycle import State, StateMachine
 from x0tta6bl4.kernel.memory import Feedback, Knowledge, Pause, SubjectState, Unfinished, plain
@@ -59,6 +61,8 @@ LATER = 5.0
 STORE_RETRY = 2.0
 ALTERED_BEFORE = 3600.0
 """Seconds before a start of the daemon from which on alterations are told to the analyzers: later ones show still."""
+STORM_NAMED = 50
+"""Subjects of a storm that a message names."""
 SAVED_TOGETHER = 64
 """Incidents written in one transaction: enough that the commit no longer counts, few enough that nobody waits long."""
 LEARNT_FROM = 180 * 86400.0
@@ -132,6 +136,7 @@ class MAPEK:
         self.lifecycle = StateMachine(State.STOPPED, bus=self.parts.bus, clock=self.parts.clock)
         self.standing = Standing()
         self.incidents = Incidents(self.parts.clock)
+        self.correlation = Correlation()
         self.watching = Watching(self.parts.instances, self.parts.sight, self.parts.clock, self.wake, self.parts.meter)
         self.guard = Guard(self.parts.policy, self.parts.flags, Ledger(), self.standing, self.parts.sight)
         self.responder = Responder(
@@ -547,7 +552,12 @@ class MAPEK:
         view = View(parts.sight, clock.monotonic(), scope, parts.sight.take_occurrences(scope), clock.wall())
         with self._stage("2.0_ANALYZE", thread):
             findings = await self._analyze(view)
-            changes = self.incidents.take(findings, view, complete=not self._failing_analyzers)
+            complete = not self._failing_analyzers
+            folded = self.correlation.fold(
+                findings, view, self.incidents, complete=complete, is_treated=self._is_treated
+            )
+            changes = self.incidents.take(folded.findings, view, complete=complete, merging=folded.merged)
+            changes = self._correlated(folded, changes, view)
             for over in changes.relapsed:
                 await self._relapsed(over)
             for over in changes.closed:
@@ -581,7 +591,7 @@ class MAPEK:
         at = mark("execute", at)
         with self._stage("5.0_KNOWLEDGE", thread):
             try:
-                await self._remember(view, changes.opened, changes.changed, changes.closed, drafts)
+                await self._remember(view, changes, drafts)
             except StoreError as error:
                 self._store_failed(error)
         mark("knowledge", at)
@@ -619,6 +629,42 @@ class MAPEK:
             self.parts.meter.count("x0tta6bl4_findings_total", fault=finding.fault)
         return findings
 
+    def _correlated(self, folded: Folded, changes: Changes, view: View) -> Changes:
+        """What belongs together is one incident: those that were another before end in it."""
+        incidents = self.incidents
+        incidents.stand_beside(folded.beside, folded.into, view)
+        linked = {incident.id: incident for incident in changes.linked}
+        for incident in folded.linked:
+            known = incidents.get(incident.subject, incident.fault)
+            if known is not None and known.id == incident.id:
+                incidents.put(incident)
+                linked[incident.id] = incident
+        merged: list[Incident] = []
+        for own, into in folded.merged.items():
+            part, whole = incidents.get(*own), incidents.get(*into)
+            if part is not None and whole is not None:
+                merged.append(incidents.merge(part, whole))
+        for incident in storms(incidents, changes.opened):
+            incidents.put(incident)
+            linked[incident.id] = incident
+        wake_at = dict(changes.wake_at)
+        for subject, when in folded.wake_at.items():
+            wake_at[subject] = min(when, wake_at.get(subject, when))
+        return Changes(
+            tuple(map(incidents.known, changes.opened)),
+            tuple(map(incidents.known, changes.changed)),
+            (*changes.closed, *merged),
+            changes.relapsed,
+            wake_at,
+            tuple(map(incidents.known, linked.values())),
+        )
+
+    def _is_treated(self, incident: Incident) -> bool:
+        """Whether anything was done about it, or is being done."""
+        return self.guard.ledger.done_for(incident.id) > 0 or any(
+            key.startswith(f"{incident.id}/") for key in self._treated
+        )
+
     def _is_our_own_doing(self, finding: Finding) -> bool:
         """What is seen during an action, and what was asked before it ended, says nothing about how it is now."""
         sight = self.parts.sight
@@ -646,6 +692,7 @@ class MAPEK:
                     since=since,
                     summary=f"the monitor {instance} cannot see: {reason}{whom}",
                     because=(Observation(instance, instance, "sees", 0.0, since, reason),),
+                    data=judged_data([_blind(instance, view.now - since)]),
                 )
             )
         return found
@@ -873,7 +920,7 @@ class MAPEK:
         incident = self.incidents.known(incident)
         incident = self.parts.planner.begun(incident, plan, self.responder.epoch)
         self.incidents.put(replace(incident, state=IncidentState.RESPONDING))
-        plan = self.responder.once(plan)
+        plan = self.responder.once(self._of_a_storm(plan, incident))
         self.responder.mean(plan, plan.steps[0])
         self._treat(incident, self._carry_out(plan, incident), concerned, plan)
         return True
@@ -995,11 +1042,10 @@ class MAPEK:
     async def _remember(
         self,
         view: View,
-        opened: Sequence[Incident],
-        changed: Sequence[Incident],
-        closed: Sequence[Incident],
+        changes: Changes,
         drafts: Sequence[tuple[Plan | None, Incident, tuple[Verdict, ...]]],
     ) -> None:
+        opened, changed, closed = changes.opened, changes.changed, changes.closed
         knowledge, wall = self.parts.knowledge, self.parts.clock.wall()
         for incident in opened:
             self.parts.meter.count("x0tta6bl4_incidents_opened_total", fault=incident.fault)
@@ -1023,7 +1069,7 @@ class MAPEK:
             self.keeping.opened(incident)
         unlearnt, self._unlearnt = self._unlearnt | {i.fault for i in (*opened, *closed)}, set()
         await self._learn(unlearnt)
-        self._unsaved |= {incident.id: incident for incident in (*opened, *changed, *closed)}
+        self._unsaved |= {incident.id: incident for incident in (*changes.linked, *opened, *changed, *closed)}
         unsaved = tuple(self._unsaved.values())
         for at in range(0, len(unsaved), SAVED_TOGETHER):
             await self._save(unsaved[at : at + SAVED_TOGETHER])
@@ -1215,10 +1261,41 @@ class MAPEK:
             },
         )
         asking = replace(plan, id=id, rung=ASKING, steps=(step,), activity="", limits=(), key="")
+        asking = self._of_a_storm(asking, incident)
         verdicts = self.responder.judge(asking, incident)
         key = f"{incident.id}/ask"
         if decision(verdicts).answer is Answer.ALLOW and key not in self._treated and self._group is not None:
             self._treat(incident, self.responder.say(self.responder.once(asking), incident), set(), asking, key)
+
+    def _of_a_storm(self, plan: Plan, incident: Incident) -> Plan:
+        """Of many that fell ill at once a human hears in one message: those after it say that it was sent already.
+
+        A question is sent all the same: each plan has an answer of its own.
+        """
+        name = storm_of(incident)
+        if not name or not any(step.action.startswith("notify.") for step in plan.steps):
+            return plan
+        all_of_them = storm(self.incidents, name)
+        subjects = list(dict.fromkeys(i.subject for i in all_of_them))
+        if len(subjects) < 2:
+            return plan
+        first = all_of_them[0]
+        told = {
+            "incident": name,
+            "title": f"storm: {len(subjects)} subjects are in trouble, first {first.subject}: {first.fault}",
+        }
+        names = ", ".join(subjects[:STORM_NAMED]) + (" …" if len(subjects) > STORM_NAMED else "")
+        return replace(
+            plan,
+            steps=tuple(
+                replace(
+                    step, args={**step.args, **told, "text": f"{step.args.get('text', '')}\nAt once: {names}".strip()}
+                )
+                if step.action.startswith("notify.") and not step.args.get("plan")
+                else step
+                for step in plan.steps
+            ),
+        )
 
     def _question(self, plan: Plan, verdict: Verdict) -> Mapping[str, object]:
         """What a person needs to answer. How to answer is the channel's to add: a link has no place in the journal."""
@@ -1231,6 +1308,12 @@ class MAPEK:
     def _tell(self, what: str, subject: str, data: Mapping[str, object]) -> None:
         if not self.parts.bus.publish_nowait(Event(EventType(what), data={"subject": subject, **data}, source="loop")):
             self.parts.meter.count("x0tta6bl4_events_dropped_total")
+
+
+def _blind(instance: str, seconds: float) -> Judged:
+    well = f"a look that succeeds within {BLIND_AFTER:g} s"
+    named = "seconds without a look that succeeded"
+    return Judged(instance, "sees", 0.0, 1.0, None, seconds, BLIND_AFTER, named, why="it cannot look", well=well)
 
 
 def _is_forbidden(plan: Plan, verdict: Verdict) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import operator
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from x0tta6bl4.kernel.facts import Condition, Lost, Observation, Occurrence
@@ -45,6 +45,17 @@ class Columns:
     values: "array[float]"
     ats: "array[float]"
     """When each was seen, by the monotonic clock."""
+
+    def without(self, subjects: Collection[str]) -> "Columns":
+        """The same without the series of these."""
+        if not subjects:
+            return self
+        keep = [n for n, (subject, _) in enumerate(self.names) if subject not in subjects]
+        return Columns(
+            [self.names[n] for n in keep],
+            array("d", [self.values[n] for n in keep]),
+            array("d", [self.ats[n] for n in keep]),
+        )
 
 
 class Sight:

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.kernel.facts import Incident, Observation
 from x0tta6bl4.kernel.incidents import Incidents
+from x0tta6bl4.kernel.judged import Judged
 from x0tta6bl4.kernel.memory import Knowledge, Signal
 from x0tta6bl4.kernel.sight import Sight
 from x0tta6bl4.kernel.supervise import Failure, guarded
@@ -52,6 +53,15 @@ class Bands(Protocol):
 
         Times are those of ``View.now``; one of an earlier life of the daemon lies before all that this one saw.
         """
+        ...
+
+
+@runtime_checkable
+class Nearness(Protocol):
+    """An analyzer that can say how far from a finding the series of a subject are."""
+
+    def nearest(self, subject: str, most: int = 3) -> Sequence[Judged]:
+        """Those that are nearest to one, the nearest first; empty when nothing was learnt of it. Does not block."""
         ...
 
 

@@ -134,6 +134,15 @@ METRICS: tuple[Declared, ...] = (
         "x0tta6bl4_alerts_received_total", "counter", "Alerts that others sent, by what was made of them.", ("result",)
     ),
     Declared("x0tta6bl4_tls_certificate_expiry_timestamp_seconds", "gauge", "When the endpoint's certificate expires."),
+    Declared(
+        "x0tta6bl4_baselines", "gauge", "What analyzers know: learnt, or too young to be judged.", ("analyzer", "state")
+    ),
+    Declared(
+        "x0tta6bl4_series_turned_away",
+        "gauge",
+        "Series that found no room with an analyzer that learns.",
+        ("analyzer",),
+    ),
     Declared("x0tta6bl4_journal_failing", "gauge", "1 while the journal cannot be written; nothing is done then."),
     Declared(
         "x0tta6bl4_loop_last_progress_timestamp_seconds", "gauge", "When a turn of the loop last came to its end."

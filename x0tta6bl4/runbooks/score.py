@@ -89,6 +89,8 @@ def _judged(suggestion: Suggestion, now: float) -> tuple[Judgement, str]:
     lasted = until - at
     if incident.ended == "aged out":
         return Judgement.UNKNOWN, "nobody saw how it ended"
+    if incident.ended == "merged":
+        return Judgement.UNKNOWN, "it was a part of another incident, and went on with that"
     if incident.ended == "healed":
         return Judgement.UNKNOWN, "something else was done about it, and helped"
     if is_over and lasted <= within:

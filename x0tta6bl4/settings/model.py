@@ -99,9 +99,10 @@ class MapekSettings(Section):
     """
     anomaly_threshold: float = Field(default=2.0, gt=0)
     """
-    Standard deviations from its learnt baseline at which a number counts as abnormal.
+    How far from what was learnt of it something must be to be a finding, for the analyzers ``baseline`` and ``host``.
 
-    Raised, real faults are found later or not at all; lowered, healthy noise is reported more often.
+    2 is the measure that they are tuned at; their thresholds grow in proportion. Raised, real faults are found later or
+    not at all; lowered, healthy noise is reported more often.
     """
 
 

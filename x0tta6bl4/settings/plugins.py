@@ -41,6 +41,10 @@ class Chosen:
     config: PluginConfig
 
 
+FORMER: Mapping[tuple[Family, str], str] = {("analyzers", "exhaustion"): "forecast"}
+"""Plugins that there were once, and what took their place."""
+
+
 @dataclass(frozen=True)
 class Installed:
     name: str
@@ -83,6 +87,8 @@ def find(family: Family, name: str) -> AnyPlugin | str:
         whose = ", ".join([*(["x0tta6bl4"] if name in own else []), *(p.value for p in points)])
         return f"more than one plugin is called {name!r} ({whose}); uninstall all but one"
     if name not in own and not points:
+        if (family, name) in FORMER:
+            return f"no {family[:-1]} is called {name!r} any more; '{FORMER[family, name]}' took its place"
         near = nearest(name, [*own, *others]) or f"there are {len(own) + len(others) or 'none'}"
         return f"no {family[:-1] if family != 'knowledge' else family} is called {name!r}; {near}"
     # What a foreign module does while it is imported is as foreign as what it does later.
@@ -113,7 +119,8 @@ def choose(family: Family, entries: Mapping[str, Mapping[str, Any]]) -> tuple[li
         except ValidationError as error:
             problems += problems_of(error, InstanceKeys, own, (family, name))
             continue
-        if not keys.enabled:
+        # One that was switched off is read all the same if it is gone: what took its place is on.
+        if not keys.enabled and (family, keys.use) not in FORMER:
             continue
         plugin = find(family, keys.use)
         if isinstance(plugin, str):

@@ -14,6 +14,7 @@ from x0tta6bl4.kernel.supervise import Failure, guarded
 from x0tta6bl4.status.access import NOBODY
 from x0tta6bl4.status.alerting import Alerting
 from x0tta6bl4.status.approvals import Approvals
+from x0tta6bl4.status.changes import Changes
 from x0tta6bl4.status.commands import Commands
 from x0tta6bl4.status.desk import Behind, Desk, EndpointSettings, in_words
 from x0tta6bl4.status.door import SAFE, Door, refuse_method, shows_credential
@@ -79,6 +80,7 @@ class StatusApp:
             *Probes(desk).routes(),
             *Reading(desk).routes(),
             *operating.routes(),
+            *Changes(desk).routes(),
             *Judging(desk).routes(),
             *approvals.routes(),
             *commands.routes(),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from x0tta6bl4.kernel.facts import Answer, Incident, Plan
+from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.kernel.loop import ASKING, MAPEK
 from x0tta6bl4.kernel.memory import Approval, Decision, Entry, Knowledge, Pause, plain
 from x0tta6bl4.kernel.subjects import subject_of
@@ -17,6 +18,7 @@ from x0tta6bl4.runbooks.stand import Stand, stand_of
 from x0tta6bl4.status.answers import Question, as_it_stands
 from x0tta6bl4.status.answers import summary as question
 from x0tta6bl4.status.face import Condition
+from x0tta6bl4.status.judgements import HowJudged, SeriesTold, how_judged, nearest, verdicts_on
 from x0tta6bl4.status.report import iso
 from x0tta6bl4.status.stories import (
     DAYS,
@@ -186,6 +188,7 @@ class CaseTold(TypedDict):
     plan: Planned | None
     decision: Standing | None
     stand: StandTold | None
+    judged: HowJudged
     actions: list[Done]
     earlier_actions: int
     """How many were done before those."""
@@ -207,6 +210,8 @@ class Why(TypedDict):
     incidents: list[CaseTold]
     last_incident: CaseTold | None
     """What was wrong with it last, where nothing is now."""
+    nearest: list[SeriesTold]
+    """Where nothing is wrong: the series that are nearest to a finding, as far as anything was learnt of them."""
 
 
 class ProposalTold(TypedDict):
@@ -265,6 +270,7 @@ class Case:
         plans: Mapping[str, Plan],
         approvals: Mapping[str, Approval],
         stand: Stand | None,
+        verdicts: Sequence[Lesson] = (),
     ) -> None:
         self.incident = incident
         self.story = story
@@ -272,6 +278,8 @@ class Case:
         self.plans = plans
         self.approvals = approvals
         self.stand = stand
+        self.verdicts = verdicts
+        """What people said of what was found, oldest first."""
 
     @property
     def latest_plan(self) -> Plan | None:
@@ -331,7 +339,8 @@ async def case_of(knowledge: Knowledge, incident: Incident, now: float, latest: 
     plans = {id: kept[id] for id in spoken_of if id in kept}
     approvals = {a.plan: a for a in await knowledge.approvals(limit=1000, incident=incident.id) if a.plan in plans}
     stand = await stand_of(knowledge, incident, now)
-    return Case(incident, story, said.get(incident.id), plans, approvals, stand)
+    verdicts = await verdicts_on(knowledge, incident.id)
+    return Case(incident, story, said.get(incident.id), plans, approvals, stand, verdicts)
 
 
 def remedy(decision: Decision) -> str:
@@ -368,6 +377,9 @@ async def why(loop: MAPEK, target: str, conditions: Sequence[Condition] = ()) ->
     else:
         subject = target
         found = sorted(loop.incidents.of_subject(subject), key=lambda i: (i.opened_at, i.id))
+        beside = loop.incidents.beside(subject)
+        if beside is not None and beside[1] is not None and beside[1] not in found:
+            found.append(beside[1])  # what is found of it is a part of another's trouble
         last = None if found else await knowledge.closed_last(subject)
     now = _how_it_is(loop, subject)
     if now is None and not found and last is None:
@@ -384,6 +396,7 @@ async def why(loop: MAPEK, target: str, conditions: Sequence[Condition] = ()) ->
         "conditions": [_condition(condition) for condition in conditions],
         "incidents": [await _case(loop, incident) for incident in found],
         "last_incident": None if last is None else await _case(loop, loop.incidents.known(last)),
+        "nearest": [] if found else nearest(loop, subject),
     }
 
 
@@ -437,6 +450,7 @@ async def _case(loop: MAPEK, incident: Incident) -> CaseTold:
         "plan": None if plan is None else planned(plan, planned_at.get(plan.id)),
         "decision": None if decision is None else _standing(decision),
         "stand": None if case.stand is None else _stand(case.stand),
+        "judged": how_judged(incident, case.verdicts),
         "actions": [_done(case, begun, ended) for begun, ended in actions[-LATEST:]],
         "earlier_actions": max(0, len(actions) - LATEST),
         "approvals": [question(as_it_stands(a, wall), case.plans[a.plan]) for a in case.approvals.values()],

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from x0tta6bl4.kernel.facts import Severity
+from x0tta6bl4.kernel.lessons import Matures, Progress
 from x0tta6bl4.status.face import Face
 from x0tta6bl4.status.report import budgets
 
@@ -52,6 +53,19 @@ def derive_gauges(face: Face) -> None:
     def journal_failing() -> Gauge:
         return [({}, float(bool(face.loop.standing.store_trouble)))]
 
+    def learners() -> list[tuple[str, Progress]]:
+        return [(one.name, one.progress()) for one in face.loop.parts.analyzers if isinstance(one, Matures)]
+
+    def learnt() -> Gauge:
+        return [
+            ({"analyzer": name, "state": state}, float(count))
+            for name, how in learners()
+            for state, count in (("learnt", how.known - how.learning), ("learning", how.learning))
+        ]
+
+    def turned_away() -> Gauge:
+        return [({"analyzer": name}, float(how.turned_away)) for name, how in learners()]
+
     for name, read in (
         ("x0tta6bl4_incidents_open", open_incidents),
         ("x0tta6bl4_incident_open_since_timestamp_seconds", open_since),
@@ -61,5 +75,7 @@ def derive_gauges(face: Face) -> None:
         ("x0tta6bl4_loop_last_progress_timestamp_seconds", last_progress),
         ("x0tta6bl4_loop_interval_seconds", interval),
         ("x0tta6bl4_journal_failing", journal_failing),
+        ("x0tta6bl4_baselines", learnt),
+        ("x0tta6bl4_series_turned_away", turned_away),
     ):
         face.metrics.derive(name, read)

@@ -7,7 +7,7 @@ import resource
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from x0tta6bl4.kernel.errors import StoreError
 from x0tta6bl4.kernel.facts import Answer, Incident
 from x0tta6bl4.kernel.guard import decision
+from x0tta6bl4.kernel.lessons import Matures
 from x0tta6bl4.kernel.loop import MAPEK
 from x0tta6bl4.kernel.memory import ActionRecord, Decision, plain
 from x0tta6bl4.kernel.policy import Budget
@@ -112,11 +113,18 @@ class Status(TypedDict):
     in_treatment: list[str]
     approvals_wanted: list[dict[str, Any]]
     pauses: list[dict[str, Any]]
+    learning: dict[str, dict[str, int]]
+    """Analyzer -> how much it knows, how much of that is too young to be judged, and what found no room."""
     flags: dict[str, bool]
     budgets: dict[str, Any]
     conditions: list[dict[str, Any]]
     configuration: dict[str, Any]
     stages: dict[str, Any]
+
+
+def learning(loop: MAPEK) -> dict[str, dict[str, int]]:
+    """How far each analyzer has come that judges nothing before it was learnt."""
+    return {one.name: asdict(one.progress()) for one in loop.parts.analyzers if isinstance(one, Matures)}
 
 
 async def report(face: Face, cpu: CpuUse, connections: int, listening: Listening) -> dict[str, Any]:
@@ -162,6 +170,7 @@ async def report(face: Face, cpu: CpuUse, connections: int, listening: Listening
             for p in loop.standing.pauses
             if p.until > wall
         ],
+        "learning": learning(loop),
         "flags": loop.parts.flags.as_dict(),
         "budgets": budgets(loop),
         "conditions": [

@@ -6,6 +6,8 @@ from math import isfinite, isnan
 from typing_extensions import TypedDict
 
 from x0tta6bl4.kernel.facts import Incident, IncidentState
+from x0tta6bl4.kernel.incidents import below
+from x0tta6bl4.kernel.lessons import Alteration
 from x0tta6bl4.kernel.loop import MAPEK
 from x0tta6bl4.kernel.memory import Entry
 from x0tta6bl4.kernel.signals import Bands
@@ -14,6 +16,10 @@ from x0tta6bl4.status.report import iso
 
 MOST_MARKS = 100
 """Marks of one incident; of one that was tried again for days, the first and the latest half."""
+MOST_ALTERED = 20
+"""Changes that were made on purpose which are told with one incident, the latest."""
+ALTERED_BEFORE = 3600.0
+"""Seconds before an incident from which on they are told with it."""
 MOST_LEFT_OUT = 50
 """Names of metrics that are told to be left out."""
 UNITS = {
@@ -57,8 +63,8 @@ class Mark(TypedDict):
 
     at: str
     kind: str
-    """``onset``, ``found``, ``held``, ``denied``, ``asked``, ``answered``, ``begun``, ``ended``, ``verified`` or
-    ``closed``."""
+    """``altered``, ``onset``, ``found``, ``held``, ``denied``, ``asked``, ``answered``, ``begun``, ``ended``,
+    ``verified`` or ``closed``."""
     text: str
 
 
@@ -104,7 +110,7 @@ async def signals(loop: MAPEK, incident: str) -> Signals | None:
             }
             for signal in told
         ],
-        "marks": marks(await knowledge.story(incident)),
+        "marks": marks(await knowledge.story(incident), await alterations_of(loop, found)),
         "left_out": seen[:MOST_LEFT_OUT],
     }
 
@@ -142,9 +148,26 @@ def _band(
     return None
 
 
-def marks(story: Sequence[Entry]) -> list[Mark]:
+async def alterations_of(loop: MAPEK, incident: Incident) -> list[Alteration]:
+    """What was changed on purpose about its subject, or what that depends on, shortly before it or while it lasted.
+
+    Oldest first. Raises StoreError.
+    """
+    names = {incident.subject, *below(loop.parts.sight.subjects, incident.subject)}
+    since = min(incident.opened_at, incident.onset_at or incident.opened_at) - ALTERED_BEFORE
+    until = incident.closed_at if incident.closed_at is not None else loop.parts.clock.wall()
+    found = await loop.parts.knowledge.learnt.alterations(since)
+    return sorted((one for one in found if one.subject in names and one.at <= until), key=lambda one: one.at)
+
+
+def altered_words(alteration: Alteration) -> str:
+    detail = f": {alteration.detail}" if alteration.detail else ""
+    return f"{alteration.kind} of {alteration.subject}{detail} (noted by {alteration.who})"
+
+
+def marks(story: Sequence[Entry], altered: Sequence[Alteration] = ()) -> list[Mark]:
     """The story's moments, in order. A decision that was taken before, and a finding beside the first, are no news."""
-    told: list[tuple[float, str, str]] = []
+    told: list[tuple[float, str, str]] = [(one.at, "altered", altered_words(one)) for one in altered[-MOST_ALTERED:]]
     said: set[object] = set()
     for entry in story:
         kind = _KINDS.get(entry.kind, "")

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from x0tta6bl4.kernel.errors import X0tError
 from x0tta6bl4.kernel.facts import Incident, IncidentState, Plan, Severity, shown, trace_id_of
+from x0tta6bl4.kernel.lessons import Alteration
 from x0tta6bl4.kernel.loop import MAPEK
 from x0tta6bl4.kernel.memory import Course, Decision, Deed, Entry, Kept, Milestones, Place, Wanted, plain
 from x0tta6bl4.observability.redaction import redact_text
@@ -24,7 +25,9 @@ from x0tta6bl4.runbooks.document import near
 from x0tta6bl4.runbooks.story import called_off, calm, well_at
 from x0tta6bl4.status.answers import Question, as_it_stands
 from x0tta6bl4.status.answers import summary as question
+from x0tta6bl4.status.judgements import HowJudged, how_judged, verdicts_on, with_verdicts
 from x0tta6bl4.status.report import Decided, decided, iso
+from x0tta6bl4.status.signals import MOST_ALTERED, alterations_of, altered_words
 
 PAGE = 200
 """Most incidents, or actions, of one page."""
@@ -50,6 +53,8 @@ SUMS_KEPT, SUMS_SHARE = 8, 20.0
 MINUTE = 60.0
 """Seconds for which an answer about a time that ends now may be kept."""
 
+UNSEEN = ("aged out", "merged")
+"""Ends that tell nothing of when it was well again."""
 OPEN_STATES = frozenset(IncidentState) - {IncidentState.CLOSED}
 StateWord = Literal["open", "waiting", "responding", "escalated", "closed"]
 Phase = Literal[
@@ -102,7 +107,7 @@ class Summary(TypedDict):
     updated_at: str | None
     closed_at: str | None
     ended: str
-    """healed, recovered or aged out; empty while it is open."""
+    """healed, recovered, aged out, or merged into another; empty while it is open."""
     reopened: int
     tries: int
     rung: str
@@ -141,7 +146,8 @@ class Line(TypedDict):
     at: str | None
     phase: Phase
     kind: str
-    """opened, found, moved, planned, decided, approval, intent, outcome or closed."""
+    """opened, found, moved, planned, decided, approval, intent, outcome or closed; altered, for what was changed on
+    purpose about its subject or what that depends on; or verdict, for what people said of what was found."""
     text: str
     times: int
     """How often it was so, one after the other."""
@@ -176,6 +182,7 @@ class Story(Summary):
     because: list[str]
     over_when: list[str]
     """The signs that prove its end; empty: no probe can."""
+    judged: HowJudged
     trace_id: str
     book: OnBook | None
     timeline: list[Line]
@@ -365,7 +372,7 @@ def summary_of(incident: Incident, milestones: Milestones, decision: Decision | 
     """``decision`` is told of an open one only."""
     onset = incident.onset_at or incident.opened_at
     is_closed = incident.state is IncidentState.CLOSED
-    lasted = well_at(incident, milestones.verified_at) - onset if is_closed and incident.ended != "aged out" else None
+    lasted = well_at(incident, milestones.verified_at) - onset if is_closed and incident.ended not in UNSEEN else None
     found = milestones.found_at
     return {
         "id": incident.id,
@@ -415,6 +422,8 @@ async def story(loop: MAPEK, id: str, *, all_moves: bool = False) -> Story:
     entries = await knowledge.story(id, latest=LINES + 1)
     kept, left_out = _latest(entries, id)
     told = called_off(kept)
+    told = _with(told if all_moves else calm(told), await alterations_of(loop, incident))
+    verdicts = await verdicts_on(knowledge, id)
     plans = await knowledge.plans(id, limit=PLANS)
     by_id = {plan.id: plan for plan in plans}
     planned_at = {str(e.data["plan"]): e.at for e in entries if e.kind == "planned"}
@@ -425,9 +434,10 @@ async def story(loop: MAPEK, id: str, *, all_moves: bool = False) -> Story:
         **summary_of(incident, milestones[id], decided.get(id)),
         "because": list(incident.because),
         "over_when": [str(sign) for sign in incident.healthy_when],
+        "judged": how_judged(incident, verdicts),
         "trace_id": trace_id_of(id),
         "book": _book(incident, kept),
-        "timeline": timeline(told if all_moves else calm(told), wall),
+        "timeline": timeline(with_verdicts(told, verdicts), wall),
         "left_out": left_out,
         "plans": [planned(plan, planned_at.get(plan.id)) for plan in plans],
         "approvals": [question(a, by_id.get(a.plan)) for a in asked],
@@ -454,6 +464,16 @@ def _latest(entries: Sequence[Entry], id: str) -> tuple[list[Entry], str]:
         f"The latest {len(rest)} entries are told here; what was before {iso(rest[0].at)} is left out. "
         f"`x0tta6bl4 incidents {id} --moves` tells all of it."
     )
+
+
+def _with(entries: Sequence[Entry], alterations: Sequence[Alteration]) -> list[Entry]:
+    """The story, with what was changed on purpose in its place."""
+    told = list(entries)
+    for one in alterations[-MOST_ALTERED:]:
+        data = {"subject": one.subject, "change": one.kind, "detail": one.detail, "who": one.who}
+        place = next((n for n, entry in enumerate(told) if entry.at > one.at), len(told))
+        told.insert(place, Entry(one.at, "altered", altered_words(one), data))
+    return told
 
 
 def _book(incident: Incident, entries: Sequence[Entry]) -> OnBook | None:
@@ -566,7 +586,7 @@ def _line(entry: Entry, wall: float) -> Line:
 
 def _phase(kind: str, data: Mapping[str, Any]) -> Phase:
     match kind:
-        case "opened":
+        case "opened" | "altered":
             return "seen"
         case "found":
             return "judged"
@@ -576,6 +596,8 @@ def _phase(kind: str, data: Mapping[str, Any]) -> Phase:
             return "planned"
         case "decided":
             return ANSWERED[data["answer"]]
+        case "verdict":
+            return "answered"
         case "approval":
             return "answered" if data["state"] in ("approved", "rejected") else "asked"
         case "intent":

@@ -11,8 +11,8 @@ from x0tta6bl4.kernel.facts import Incident
 from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.status.access import Scope
 from x0tta6bl4.status.desk import Desk
+from x0tta6bl4.status.judgements import FindingVerdict, told_verdict, verdicts_on
 from x0tta6bl4.status.problems import store_failing, unknown
-from x0tta6bl4.status.report import iso
 from x0tta6bl4.status.routes import Asked, Gives, Route, Said, Why, answer
 
 log = logging.getLogger("x0tta6bl4.status.verdicts")
@@ -24,18 +24,8 @@ class VerdictSaid(Said):
     why: Why = ""
 
 
-class VerdictTold(TypedDict):
-    incident: str
-    right: bool
-    who: str
-    why: str
-    at: str
-    said: str
-    """What the analyzers made of it; empty: none has heard it yet."""
-
-
 class Verdicts(TypedDict):
-    verdicts: list[VerdictTold]
+    verdicts: list[FindingVerdict]
 
 
 class Judging:
@@ -52,7 +42,7 @@ class Judging:
                 Scope.OPERATE,
                 "incidents",
                 said=VerdictSaid,
-                gives={201: Gives("Taken down, with what came of it.", VerdictTold)},
+                gives={201: Gives("Taken down, with what came of it.", FindingVerdict)},
                 refuses=(404, 503),
             ),
             Route(
@@ -82,16 +72,16 @@ class Judging:
         except StoreError:
             taken = []  # it is on disk: the loop finds it as soon as the store can be read again
         self.desk.face.loop.wake({incident.subject})
-        return answer(told(taken[0] if taken else lesson), 201)
+        return answer(told_verdict(taken[0] if taken else lesson), 201)
 
     async def _verdicts(self, asked: Asked) -> Response:
-        learnt = self.desk.face.loop.parts.knowledge.learnt
+        knowledge = self.desk.face.loop.parts.knowledge
         try:
             incident = await self._incident(asked.params["id"])
-            found = await learnt.lessons(untaken=False, incident=incident.id)
+            found = await verdicts_on(knowledge, incident.id)
         except StoreError as error:
             raise store_failing(error, "the verdicts cannot be read") from error
-        return answer({"verdicts": [told(lesson) for lesson in found if lesson.right is not None]})
+        return answer({"verdicts": [told_verdict(lesson) for lesson in found]})
 
     async def _incident(self, id: str) -> Incident:
         loop = self.desk.face.loop
@@ -105,14 +95,3 @@ class Judging:
 def verdict(incident: Incident, right: bool, who: str, why: str) -> Lesson:
     """The lesson that a person's word on an incident's finding is."""
     return Lesson("verdict", incident=incident.id, right=right, data=incident.data, who=who, why=why)
-
-
-def told(lesson: Lesson) -> VerdictTold:
-    return {
-        "incident": lesson.incident,
-        "right": bool(lesson.right),
-        "who": lesson.who,
-        "why": lesson.why,
-        "at": iso(lesson.at) or "",
-        "said": lesson.said,
-    }

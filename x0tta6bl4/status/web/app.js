@@ -226,10 +226,10 @@ async function carryOut(key, work, done = "") {
   delete state.notes[key];
   show();
   try {
-    await work();
-    if (done) {
-      state.notes[key] = done;
-      say(done);
+    const words = done instanceof Function ? done(await work()) : (await work(), done);
+    if (words) {
+      state.notes[key] = words;
+      say(words);
     }
     return true;
   } catch (trouble) {
@@ -280,6 +280,13 @@ const act = {
     await carryOut(`approval:${plan}`, () => ask("POST", `api/v1/approvals/${encodeURIComponent(plan)}`, { answer, why }), answer === "approve" ? "Approved." : "Rejected.");
     touchNow("status", `approval:${plan}`);
     if (state.route.name === "incident") touchNow(`incident:${state.route.id}`, `why:${state.route.id}`);
+  },
+  async judge(id, right, form) {
+    const words = (told) => `Taken down: ${right ? "it was right" : "it was a false alarm"}. ${told.said ? `What came of it: ${told.said}.` : "No analyzer has heard it yet."}`;
+    const why = form.elements.why.value.trim();
+    const isDone = await carryOut(`verdict:${id}`, () => ask("POST", `api/v1/incidents/${encodeURIComponent(id)}/verdicts`, { right, why }), words);
+    if (isDone) form.reset();
+    touchNow(`incident:${id}`, `signals:${id}`, "status");
   },
   async pause({ target, kind, reason, until }) {
     const isDone = await carryOut("pause", () => ask("POST", "api/v1/pauses", { target, kind, reason, until }), `${target === "*" ? "Everything" : target} is paused.`);

@@ -175,7 +175,7 @@ const TONES = {
     "unknown", "recovering", "treated", "warning", "waiting", "responding", "stopping", "hold", "held", "asked", "wanted",
     "unverified", "aged out", "needless", "paused", "open",
   ],
-  quiet: ["info", "seen", "judged", "planned", "moved", "answered", "closed", "simulated", "expired", "off", "observe", "pause", "maintenance"],
+  quiet: ["info", "seen", "judged", "planned", "moved", "answered", "closed", "merged", "simulated", "expired", "off", "observe", "pause", "maintenance", "remark"],
 };
 const TONE = new Map(Object.entries(TONES).flatMap(([tone, words]) => words.map((word) => [word, tone])));
 
@@ -211,6 +211,27 @@ const trim = (value) => String(Number(value.toPrecision(Math.abs(value) >= 100 ?
 const WIDE = 1000;
 const MOST = 500;
 const FLAGGED = new Set(["onset", "begun", "verified", "closed"]);
+
+// Where one value lies against the bounds it was judged by; nothing where there are none, or no number.
+export function bounds(one) {
+  const isOpen = one.low === null && one.high === null;
+  if (isOpen || one.value === null || one.unit === "yes/no") return null;
+  const ends = [one.value, one.low, one.high].filter((end) => end !== null);
+  const least = Math.min(...ends);
+  const reach = Math.max(...ends) - least || Math.abs(least) || 1;
+  const x = (v) => 10 + ((v - least) / reach) * 80;
+  const from = one.low === null ? 0 : x(one.low);
+  const to = one.high === null ? 100 : x(one.high);
+  const edges = [one.low, one.high].filter((end) => end !== null).map((end) => h("path", { class: "edge", d: `M${x(end).toFixed(1)} 2V14` }));
+  return h(
+    "svg",
+    { class: "bounds", viewBox: "0 0 100 16", preserveAspectRatio: "none", role: "img", "aria-label": `${amount(one.value, one.unit)} against ${one.usual}` },
+    h("path", { class: "whole", d: "M0 8H100" }),
+    h("path", { class: "band", d: `M${from.toFixed(1)} 4H${to.toFixed(1)}V12H${from.toFixed(1)}Z` }),
+    edges,
+    h("path", { class: "at", d: `M${x(one.value).toFixed(1)} 0V16` }),
+  );
+}
 
 // One series as lines of a picture, with its limits, what was learnt of it, what was done, and all of it in words.
 export function chart(series, marks, from, to) {

@@ -1,6 +1,6 @@
 // What stands on the page: each view as a function of what is known. Nothing here fetches, waits or remembers.
 
-import { ago, amount, at, chart, clock, coded, h, now, plural, span, tone, until, word } from "./draw.js";
+import { ago, amount, at, bounds, chart, clock, coded, h, now, plural, span, tone, until, word } from "./draw.js";
 
 const RANKS = { critical: 0, major: 1, warning: 2, info: 3 };
 const TONES = { bad: 0, doubtful: 1, quiet: 2, good: 3 };
@@ -19,6 +19,9 @@ const incidentLink = (id, ...text) => link(`#/incidents/${encodeURIComponent(id)
 const button = (text, onclick, props) => h("button", { type: "button", onclick, ...props }, text);
 const facts = (pairs) =>
   h("dl", { class: "facts" }, pairs.filter(([, told]) => told !== null && told !== undefined && told !== false && told !== "").map(([name, told]) => h("div", { key: name }, h("dt", null, name), h("dd", null, told))));
+// What is merely worth noting is a remark, and no trouble.
+const isRemark = (one) => one.severity === "info";
+const grade = (severity) => (severity === "info" ? word("remark") : word(severity));
 const labelled = (text, input, ...more) => h("label", null, h("span", null, text), input, ...more);
 
 function section(key, heading, ...children) {
@@ -70,7 +73,8 @@ function overall(state) {
     return { word: trouble.status === 0 ? "daemon unreachable" : "no status", of: "bad", more: [trouble.message] };
   }
   const loop = told.loop;
-  const incidents = told.incidents.length;
+  const incidents = told.incidents.filter((one) => !isRemark(one)).length;
+  const remarks = told.incidents.length - incidents;
   const unwell = told.subjects.filter((one) => one.state !== "well").length;
   const every = told.pauses.find((one) => one.target === "*" && Date.parse(one.until) > now());
   const isOff = told.flags.auto_healing === false;
@@ -96,6 +100,7 @@ function overall(state) {
   if (isOff) more.push("Nothing is done about any fault until auto_healing is on again.");
   if (every) more.push(h("span", null, "Everything is paused: ", until(every.until), "."));
   if (incidents && said !== open) more.push(`${open}.`);
+  if (remarks) more.push(`${plural(remarks, "remark")}.`);
   more.push(told.subjects.length ? `${told.subjects.length - unwell} of ${plural(told.subjects.length, "subject")} well.` : "Nothing is under care yet.");
   if (told.approvals_wanted.length) more.push(h("span", null, link("#/", `${plural(told.approvals_wanted.length, "question")} for you`), "."));
   return { word: said, of, more };
@@ -202,27 +207,38 @@ function decisionWords(said) {
 
 function openIncidents(state, act, told) {
   const list = [...told.incidents].sort((a, b) => RANKS[a.severity] - RANKS[b.severity] || a.opened_at.localeCompare(b.opened_at));
-  const shown = list.slice(0, state.ui.incidents);
-  return section(
-    "open",
-    list.length ? `Open incidents (${list.length})` : "Open incidents",
-    !list.length && h("p", { class: "soft" }, "None."),
-    h(
-      "ul",
-      { class: "cards" },
-      shown.map((one) =>
-        h(
-          "li",
-          { key: one.id },
-          h("h3", null, word(one.severity), " ", incidentLink(one.id, `${one.subject}: ${one.fault}`)),
-          h("p", null, one.summary),
-          h("p", null, word(one.state), " ", decisionWords(one.decision)),
-          h("p", { class: "soft" }, "began ", ago(one.onset_at), one.tries > 0 && `, ${plural(one.tries, "try").replace("trys", "tries")}`, one.reopened > 0 && `, came back ${plural(one.reopened, "time")}`),
+  const trouble = list.filter((one) => !isRemark(one));
+  const remarks = list.filter(isRemark);
+  const shown = trouble.slice(0, state.ui.incidents);
+  const noted = remarks.slice(0, state.ui.incidents);
+  const began = (one) => h("p", { class: "soft" }, "began ", ago(one.onset_at), one.tries > 0 && `, ${plural(one.tries, "try").replace("trys", "tries")}`, one.reopened > 0 && `, came back ${plural(one.reopened, "time")}`);
+  return [
+    section(
+      "open",
+      trouble.length ? `Open incidents (${trouble.length})` : "Open incidents",
+      !trouble.length && h("p", { class: "soft" }, "None."),
+      h(
+        "ul",
+        { class: "cards" },
+        shown.map((one) =>
+          h("li", { key: one.id }, h("h3", null, word(one.severity), " ", incidentLink(one.id, `${one.subject}: ${one.fault}`)), h("p", null, one.summary), h("p", null, word(one.state), " ", decisionWords(one.decision)), began(one)),
         ),
       ),
+      more(trouble.length - shown.length, () => act.set({ incidents: state.ui.incidents + 100 })),
     ),
-    more(list.length - shown.length, () => act.set({ incidents: state.ui.incidents + 100 })),
-  );
+    remarks.length > 0 &&
+      section(
+        "remarks",
+        `Remarks (${remarks.length})`,
+        h("p", { class: "soft" }, "Worth noting, and no trouble: nobody is told, and nothing is done."),
+        h(
+          "ul",
+          { class: "cards" },
+          noted.map((one) => h("li", { key: one.id }, h("h3", null, grade(one.severity), " ", incidentLink(one.id, `${one.subject}: ${one.fault}`)), h("p", null, one.summary), began(one))),
+        ),
+        more(remarks.length - noted.length, () => act.set({ incidents: state.ui.incidents + 100 })),
+      ),
+  ];
 }
 
 const more = (count, onclick) => count > 0 && h("p", { key: "more" }, button(`${count} more`, onclick));
@@ -351,7 +367,7 @@ function story(state, act, told) {
   const wanted = (state.get("status")?.approvals_wanted ?? []).filter((one) => one.incident === told.id);
   const lines = told.timeline.length > LATEST ? told.timeline.slice(-LATEST) : told.timeline;
   return [
-    h("p", { key: "lead", class: "lead" }, word(told.severity), " ", word(told.ended || told.state), " ", told.summary),
+    h("p", { key: "lead", class: "lead" }, grade(told.severity), " ", word(told.ended || told.state), " ", told.summary),
     h(
       "div",
       { key: "facts" },
@@ -373,6 +389,7 @@ function story(state, act, told) {
     told.because.length > 0 && section("because", "Because", h("ul", null, told.because.map((one) => h("li", null, one)))),
     wanted.length > 0 && section("questions", "Waits for an answer", h("ul", { class: "cards" }, wanted.map((one) => question(state, act, one)))),
     next(state, told),
+    judged(state, act, told),
     section(
       "story",
       "Story",
@@ -393,6 +410,95 @@ function story(state, act, told) {
       ),
     ),
     section("signals", "Signals around it", ...loaded(state, `signals:${told.id}`, act, (signals) => charts(signals))),
+  ];
+}
+
+// By which series it was found, from what cause and with what else, and whether people call that right. Of an incident
+// that tells nothing of it, nothing.
+function judged(state, act, told) {
+  const how = told.judged;
+  const isTold = how.series.length || how.causes.length || how.together.length || how.part_of || how.verdicts.length || (how.storm && how.storm !== told.id);
+  if (!isTold) return null;
+  const otherwise = how.series.map((one) => one.otherwise).filter(Boolean);
+  return section(
+    "judged",
+    "How it was judged",
+    how.series.length > 0 && judgedSeries(how),
+    otherwise.length > 0 && [h("h3", null, "What would have had to be different"), h("ul", null, otherwise.map((one) => h("li", null, `${one}.`)))],
+    how.causes.length > 0 && [
+      h("h3", null, "Likely causes"),
+      h("ol", null, how.causes.map((one) => h("li", null, h("b", null, `${one.subject} ${one.name}`), one.share !== null && ` ${amount(one.share, "ratio")}`, one.why && `: ${one.why}`))),
+    ],
+    how.together.length > 0 && [
+      h("h3", null, "Found together with it"),
+      h("ul", null, how.together.map((one) => h("li", null, h("b", null, one.subject), ` ${one.fault}`, one.since && [", since ", at(one.since)], one.summary && `: ${one.summary}`))),
+      how.more_together > 0 && h("p", { class: "soft" }, `And ${how.more_together} more.`),
+    ],
+    how.part_of && h("p", null, "It is a part of ", incidentLink(how.part_of.incident, `${how.part_of.subject}: ${how.part_of.fault}`), "."),
+    how.storm && how.storm !== told.id && h("p", null, "It came in a ", incidentLink(how.storm, "storm of faults"), "."),
+    verdict(state, act, told),
+  );
+}
+
+function judgedSeries(how) {
+  return [
+    h(
+      "table",
+      { class: "wide" },
+      h("thead", null, h("tr", null, ["Series", "It was", "Usual, or well", "What decided", "Part", "Why"].map((one) => h("th", { scope: "col" }, one)))),
+      h(
+        "tbody",
+        null,
+        how.series.map((one) =>
+          h(
+            "tr",
+            { key: `${one.subject} ${one.metric}` },
+            h("td", { "data-of": "Series" }, h("b", null, `${one.subject} ${one.metric}`)),
+            h("td", { "data-of": "It was" }, one.value === null ? "–" : amount(one.value, one.unit)),
+            h("td", { "data-of": "Usual, or well" }, between(one), bounds(one)),
+            h("td", { "data-of": "What decided" }, one.decided || "–"),
+            h("td", { "data-of": "Part" }, one.share === null ? "–" : amount(one.share, "ratio")),
+            h("td", { "data-of": "Why" }, one.why || "–"),
+          ),
+        ),
+      ),
+    ),
+    how.more_series > 0 && h("p", { class: "soft" }, `And ${how.more_series} more series.`),
+  ];
+}
+
+function between({ low, high, unit, usual }) {
+  if (unit === "yes/no") return usual || "–";
+  if (low !== null && high !== null) return low === high ? amount(low, unit) : `${amount(low, unit)} to ${amount(high, unit)}`;
+  if (high !== null) return `up to ${amount(high, unit)}`;
+  return low === null ? "–" : `from ${amount(low, unit)} on`;
+}
+
+// A person's word on what was found, and what came of it.
+function verdict(state, act, told) {
+  const key = `verdict:${told.id}`;
+  const isBarred = !state.may("operate");
+  const say = (isRight) => (event) => act.judge(told.id, isRight, event.target.form);
+  const mine = (isRight, text, tint) =>
+    button(text, say(isRight), { class: tint, disabled: isBarred, "aria-busy": state.doing[key] && "true", "aria-describedby": isBarred ? `needs-${key}` : "about-verdict" });
+  return [
+    h("h3", { key: "h-verdict" }, "Was it right to tell?"),
+    h("p", { key: "about", class: "soft", id: "about-verdict" }, "Analyzers that learn take your word to heart at once."),
+    told.judged.verdicts.length > 0 &&
+      h(
+        "ul",
+        { key: "verdicts", class: "verdicts" },
+        told.judged.verdicts.map((one) => h("li", { key: one.at }, word(one.right ? "right" : "false alarm", one.right ? "good" : "doubtful"), ` ${one.who} `, at(one.at), one.why && `: ${one.why}`, h("p", { class: "soft" }, `What came of it: ${one.said || "no analyzer has heard it yet"}.`))),
+      ),
+    h(
+      "form",
+      { key: "form", class: "row", onsubmit: (event) => event.preventDefault() },
+      labelled("Why (optional)", h("input", { key: "why", name: "why", maxlength: "1000", autocomplete: "off", disabled: isBarred })),
+      mine(true, "It was right", "go"),
+      mine(false, "False alarm", null),
+    ),
+    barred(state, "operate", `needs-${key}`),
+    h("div", { key: "note" }, note(state.notes[key])),
   ];
 }
 
@@ -486,7 +592,7 @@ function pastView(state, act) {
                 h(
                   "tr",
                   { key: one.id },
-                  h("td", { "data-of": "Incident" }, incidentLink(one.id, `${one.subject}: ${one.fault}`), " ", word(one.severity)),
+                  h("td", { "data-of": "Incident" }, incidentLink(one.id, `${one.subject}: ${one.fault}`), " ", grade(one.severity)),
                   h("td", { "data-of": "Ended" }, word(one.ended || one.state)),
                   h("td", { "data-of": "Began" }, at(one.onset_at)),
                   h("td", { "data-of": "Noticed after" }, span(one.seconds_to_detect)),

@@ -1,0 +1,1 @@
+"""Scores detectors on recordings, machines and a made fleet, beside those that a user would take instead."""
