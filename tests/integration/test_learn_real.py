@@ -21,7 +21,7 @@ from x0tta6bl4.analyzers.baseline import Config as BaselineConfig
 from x0tta6bl4.cli import main
 from x0tta6bl4.kernel.errors import ProbeFailed
 from x0tta6bl4.kernel.facts import Observation
-from x0tta6bl4.kernel.lessons import Lesson
+from x0tta6bl4.kernel.lessons import Lesson, Progress
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 from x0tta6bl4.monitors.prometheus import PLUGIN
 from x0tta6bl4.testing.fakes import FakeHost, tools
@@ -171,7 +171,7 @@ def test_two_weeks_are_learnt_in_a_moment_and_taken_over(prometheus: str, home: 
         assert "took over what was learnt of 4 series" in analyzer.teach(lesson)
     (low,), (high,) = analyzer.known.engine.band([analyzer.known.seats.row_of["shop", "queue"]])
     assert 40 < low < high < 170
-    assert {"series": 4, "learning": 2, "turned_away": 0} == analyzer.learning()
+    assert Progress(4, 2) == analyzer.progress()
 
 
 def test_the_words_of_a_real_server_end_it(prometheus: str, home: Path, capsys: Output) -> None:

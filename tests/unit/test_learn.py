@@ -28,7 +28,7 @@ from x0tta6bl4.cli import history, main
 from x0tta6bl4.cli.exits import Refusal
 from x0tta6bl4.cli.exporters import host_queries
 from x0tta6bl4.cli.history import CsvHistory, Piece, PrometheusHistory, Wanted, in_order
-from x0tta6bl4.kernel.lessons import Lesson
+from x0tta6bl4.kernel.lessons import Lesson, Progress
 from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 from x0tta6bl4.monitors.host import PLUGIN as HOST
 from x0tta6bl4.monitors.host import Config as HostConfig
@@ -447,7 +447,7 @@ def test_what_was_learnt_is_a_lesson_that_the_analyzer_takes(home: Path, capsys:
     )
     for _ in range(2):  # a second run replaces
         assert "baseline took over what was learnt of 2 series" == analyzer.teach(lesson)
-        assert {"series": 2, "learning": 0, "turned_away": 0} == analyzer.learning()
+        assert Progress(2, 0) == analyzer.progress()
 
 
 def test_learning_from_history_is_what_watching_would_have_learnt(home: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_learner_that_fails_at_a_lesson_is_no_end_of_it(tmp_path: Path) -> Non
         database, knowledge = await store_in(tmp_path)
         bad, good = Counts("bad"), Counts("good")
         bad.refuses = "it cannot be read"
-        learning = Learning([bad, good, object()], knowledge.learnt, SystemClock(), lambda: False)
+        learning = Learning([bad, good, object()], knowledge, SystemClock(), lambda: False)
         await knowledge.learnt.teach(Lesson("learnt", body=b"x" * 10, who="oncall"))
         count = await learning.hear()
         (taken,) = await knowledge.learnt.lessons(untaken=False)
@@ -154,6 +154,10 @@ def test_the_same_persons_word_on_an_incident_counts_once(tmp_path: Path) -> Non
 
 def test_a_store_that_takes_nothing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Full:
+        @property
+        def learnt(self) -> "Full":
+            return self
+
         async def keep(self, analyzer: str, body: bytes) -> None:
             raise StoreError("the disk is full")
 

@@ -298,6 +298,30 @@ def test_a_metric_that_was_always_zero_may_become_something() -> None:
     assert scores[2000:].max() < 1
 
 
+def test_rare_errors_become_usual() -> None:
+    chance = np.random.default_rng(4)
+    values = (chance.random((6000, 1)) < 0.02) * chance.uniform(0.5, 2, (6000, 1))
+    values[:400] = 0
+    engine = Together()
+    engine.add(0, 1)
+    scores = feed(engine, values, 300.0)[values[:, 0] > 0, 0]
+
+    assert scores[0] > 1.5
+    assert np.median(scores[40:]) < 0.5 * scores[0]
+    assert (scores[40:] >= 1).mean() < 0.3
+
+
+def test_two_looks_at_the_same_moment_are_borne() -> None:
+    engine = Together(QUICK)
+    engine.add(0, 12)
+    values = odd_from(hosts(1, 620, 300.0), 600, 20, [2, 5, 7, 8], 6.0)
+    engine.update(values[0], START)
+    scores = feed(engine, values[:603], 300.0)
+
+    assert scores[:600].max() < 1 < scores[602]
+    assert engine.alarms().tolist() == [0]
+
+
 def test_what_lasts_becomes_usual_but_not_at_once() -> None:
     values = hosts(13, 4000, 300.0)
     values[1500:, :6] += 8 * values[:1500, :6].std(axis=0)

@@ -59,7 +59,7 @@ def ask(daemon: Holder, now: float) -> Picture:
             )
             for s in told["subjects"]
         )
-        learning = tuple(_learning(name, how) for name, how in told["learning"].items() if how["learning"])
+        learning = tuple(_learning(name, how) for name, how in told.get("learning", {}).items() if how["learning"])
         return Picture(subjects, tuple(told["conditions"]), learning)
     except _NoAnswer as reason:
         return Picture(trouble=str(reason))

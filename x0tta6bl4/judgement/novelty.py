@@ -47,7 +47,7 @@ class Settings:
 
     sensitivity: float = 2.0
     """Limits grow with it: at 4 a series must do what is twice as new as at 2 before it is an alarm."""
-    limit: float = 0.11
+    limit: float = 0.105
     """The score that is an alarm at sensitivity 2, before a series' own limit has moved. 1: one whole range beyond."""
     budget: float = 0.15
     """Alarms a week that a series may have. Each is a debt that is paid off at this rate; one that was hardly above the
@@ -1206,8 +1206,8 @@ class Novelty:
 
 
 _NOTHING: tuple[None, None] = (None, None)
-_CLEAR = 0.2
-_OFTEN = 0.3
+_CLEAR = 0.1
+_OFTEN = 0.2
 """However clear an alarm was, it is this much of a debt, and for each alarm of debt that there is already this more."""
 _LATEST = 3600.0 * (1 << 31)
 """Hours since the epoch are counted in 32 bits."""

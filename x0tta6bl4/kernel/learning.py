@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from x0tta6bl4.kernel.errors import StoreError
-from x0tta6bl4.kernel.lessons import Learner, LearntMemory
+from x0tta6bl4.kernel.lessons import Learner
+from x0tta6bl4.kernel.memory import Knowledge
 from x0tta6bl4.kernel.supervise import Failure, guarded, guarded_call
 from x0tta6bl4.kernel.watching import until_next
 from x0tta6bl4.ports.clock import Clock
@@ -25,10 +26,10 @@ class Learning:
     """Follows the analyzers that learn. The loop tells it when something was said, and of its end."""
 
     def __init__(
-        self, analyzers: Sequence[object], memory: LearntMemory, clock: Clock, is_busy: Callable[[], bool]
+        self, analyzers: Sequence[object], knowledge: Knowledge, clock: Clock, is_busy: Callable[[], bool]
     ) -> None:
         self._learners = [analyzer for analyzer in analyzers if isinstance(analyzer, Learner)]
-        self._memory = memory
+        self._knowledge = knowledge
         self._clock = clock
         self._is_busy = is_busy
         self._kept_at = clock.monotonic()
@@ -39,7 +40,7 @@ class Learning:
     async def take_up(self) -> None:
         """Hands each what an earlier life knew. What cannot be read is told, and learnt anew."""
         for learner in self._learners:
-            kept = await self._memory.kept(learner.name)
+            kept = await self._knowledge.learnt.kept(learner.name)
             if kept is None:
                 continue
             body, at = kept
@@ -55,7 +56,7 @@ class Learning:
         """Takes the lessons that wait; how many there were."""
         if not self._learners:
             return 0
-        lessons = await self._memory.lessons()
+        lessons = await self._knowledge.learnt.lessons()
         for lesson in lessons:
             said: list[str] = []
             for learner in self._learners:
@@ -66,7 +67,7 @@ class Learning:
                     elif taught:
                         said.append(taught)
             sentence = "; ".join(said) or "no analyzer learns from it"
-            await self._memory.taken(lesson.id, sentence)
+            await self._knowledge.learnt.taken(lesson.id, sentence)
             self._is_new = True
             log.info("a lesson was taken", extra={"who": lesson.who, "incident": lesson.incident, "outcome": sentence})
         return len(lessons)
@@ -104,4 +105,4 @@ class Learning:
     async def _keep(self, learner: Learner) -> None:
         body = learner.learnt()
         if body:
-            await self._memory.keep(learner.name, body)
+            await self._knowledge.learnt.keep(learner.name, body)

@@ -162,7 +162,7 @@ class MAPEK:
         )
         self.learning = Learning(
             self.parts.analyzers,
-            self.parts.knowledge.learnt,
+            self.parts.knowledge,
             self.parts.clock,
             lambda: bool(self.standing.in_treatment),
         )

@@ -230,7 +230,7 @@ function openIncidents(state, act, told) {
       section(
         "remarks",
         `Remarks (${remarks.length})`,
-        h("p", { class: "soft" }, "Worth noting, and no trouble: nobody is told, and nothing is done."),
+        h("p", { class: "soft" }, "Worth noting, and no trouble."),
         h(
           "ul",
           { class: "cards" },
