@@ -699,6 +699,7 @@ def test_a_hint_before_trouble_is_merged_into_it_in_the_store_as_well() -> None:
             await loop.run_cycle()
             (hint,) = loop.incidents.open
             assert (hint.fault, hint.severity) == ("unusual", Severity.INFO)
+            await asyncio.sleep(ABSENT + 10)
             world.hang("http://127.0.0.1:1/work")
             await world.until(lambda: any(i.fault == "hung" for i in loop.incidents.open))
             await loop.run_cycle()
@@ -712,7 +713,9 @@ def test_a_hint_before_trouble_is_merged_into_it_in_the_store_as_well() -> None:
             assert loop.incidents.open == ()
             told = summary_of(kept["unusual"], Milestones(), None)
             assert (told["ended"], told["seconds_to_recover"]) == ("merged", None), "it is no time to recovery"
-            closed_total = [line for line in world.metrics.exposition()[0].decode().splitlines() if "closed_total{" in line]
+            closed_total = [
+                line for line in world.metrics.exposition()[0].decode().splitlines() if "closed_total{" in line
+            ]
             assert any('ended="merged"' in line and 'fault="unusual"' in line for line in closed_total)
 
     run(story())

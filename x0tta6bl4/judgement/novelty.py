@@ -576,8 +576,9 @@ class Novelty:
         s = self.settings
         w = self._scratch.views(k.size)
         v = k.v
-        if k.any_free:
+        if k.any_free:  # rows that are nobody's stand at zero, so that the others need not go the way of missing values
             x = np.where(k.free[: k.size], 0.0, x)
+            at = at if isinstance(at, float) else np.where(k.free[: k.size], 0.0, at)
         if k.any_counter:
             x = self._rated(k, x, at)
         ok = np.isfinite(x, out=w.ok)

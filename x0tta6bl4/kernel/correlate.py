@@ -266,8 +266,11 @@ class Correlation:
                 rooted.append((key, root))
         roots = dict(rooted)
         for key, root in rooted:
-            while root in roots:
-                root = roots[root]  # nothing stands for others that is a part of another itself
+            # Nothing stands for others that is a part of another itself.
+            root = roots.get(root, root)
+            if root in roots:
+                turn.out.add(key)
+                continue
             if root in turn.held:
                 turn.held.add(key)
                 continue
@@ -280,7 +283,7 @@ class Correlation:
                 turn.merged[key] = root
         for key in turn.held:
             self._held_since.setdefault(key, turn.view.now)
-        for key in (*turn.held, *(key for key, root in rooted)):
+        for key in (*turn.held, *turn.into):
             turn.wake_at[key[0]] = turn.view.now + LOOK_AGAIN
 
     def _root_of(self, finding: Finding, turn: "_Turn") -> Key | None:

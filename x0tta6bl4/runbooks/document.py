@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -454,6 +455,18 @@ def _line_of(where: str, lines: Mapping[Path, int]) -> int:
     )
 
 
+def _endless(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Where numbers stand that are infinite, or none: no expression can say them, and no journal keeps them."""
+    if isinstance(value, float) and not isfinite(value):
+        yield path
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _endless(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _endless(inner, (*path, number))
+
+
 @dataclass
 class Page:
     """One YAML document: its plain value, and the line on which each part of it stands."""
@@ -748,6 +761,8 @@ class _Parser:
         for key in ("runbook", "summary", "trigger", "states"):
             if key not in raw:
                 self.bad((key,), "is missing")
+        for path in _endless(raw):
+            self.lost(path, "should be a number that ends; YAML's .inf and .nan are none")
         name = self.text(raw.get("runbook", "?"), ("runbook",), "a name")
         if name and name != "?" and not _BOOK_NAME.fullmatch(name):
             self.bad(("runbook",), f"a name has lower case, digits and . _ - (got {name!r})")

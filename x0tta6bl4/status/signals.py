@@ -7,9 +7,10 @@ from typing_extensions import TypedDict
 
 from x0tta6bl4.kernel.facts import Incident, IncidentState
 from x0tta6bl4.kernel.incidents import below
+from x0tta6bl4.kernel.judged import judged_of
 from x0tta6bl4.kernel.lessons import Alteration
 from x0tta6bl4.kernel.loop import MAPEK
-from x0tta6bl4.kernel.memory import Entry
+from x0tta6bl4.kernel.memory import Entry, Signal
 from x0tta6bl4.kernel.signals import Bands
 from x0tta6bl4.kernel.supervise import Failure, guarded_call
 from x0tta6bl4.status.report import iso
@@ -106,7 +107,8 @@ async def signals(loop: MAPEK, incident: str) -> Signals | None:
                 "unit": unit_of(signal.metric),
                 "points": [(round(at, 3), None if isnan(value) else value) for at, value in signal.points],
                 "limits": _limits(found, signal.subject, signal.metric),
-                "band": _band(loop, signal.subject, signal.metric, signal.points[0][0], signal.points[-1][0]),
+                "band": _band_judged(found, signal)
+                or _band(loop, signal.subject, signal.metric, signal.points[0][0], signal.points[-1][0]),
             }
             for signal in told
         ],
@@ -127,6 +129,18 @@ def _limits(incident: Incident, subject: str, metric: str) -> list[SignalLimit]:
         for condition in dict.fromkeys(incident.healthy_when)
         if ((condition.subject or incident.subject), condition.metric) == (subject, metric)
     ]
+
+
+def _band_judged(incident: Incident, signal: Signal) -> list[tuple[float, float, float]] | None:
+    """What it was judged by when it was found: what is learnt since then is another."""
+    for one in judged_of(incident.data):
+        if (one.subject, one.metric) != (signal.subject, signal.metric) or one.low is None or one.high is None:
+            continue
+        values = [value for _, value in signal.points if not isnan(value)]
+        if unit_of(one.metric) == "count" or not values or not min(values) <= one.value <= max(values):
+            return None  # a counter is judged by its pace, and its chart shows the count
+        return [(signal.points[0][0], one.low, one.high), (signal.points[-1][0], one.low, one.high)]
+    return None
 
 
 def _band(
