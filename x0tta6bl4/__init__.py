@@ -6,7 +6,7 @@ They are looked up when first used, so that importing the package costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOMES: dict[str, str] = {
     "Event": "kernel.events",

@@ -1,16 +1,25 @@
 """The page, as people use it: a real Chromium before a real daemon that heals a real service."""
 
+import asyncio
 import contextlib
 import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from x0tta6bl4.adapters.clock import SystemClock
+from x0tta6bl4.adapters.sqlite import SqliteDatabase
 from x0tta6bl4.demo.breaker import ask
+from x0tta6bl4.kernel.facts import Incident, IncidentState, Severity
+from x0tta6bl4.kernel.judged import Judged, judged_data
+from x0tta6bl4.kernel.memory import Signal
+from x0tta6bl4.knowledge.sqlite import Config, SqliteKnowledge, migrations
 
 from .browser import CHROMIUM, PASSWORD, SOON, House, Visit, house, tab, visiting
 from .live import eventually
@@ -216,6 +225,154 @@ def test_an_incident_that_is_not_there_is_said_in_words(chromium: Any, cared: Ho
         visit.go("incidents/%E0%A4%A%00")
         alert.wait_for()
         assert all("Failed to load resource" in said for said in visit.errors)
+
+
+# -- how it was judged -----------------------------------------------------------------------------------------------
+
+NOTED = """\
+analyzers:
+  noted:
+    use: threshold
+    limits:
+      much: {{metric: memory_available_ratio, subjects: [host], above: 0.0001, fault: unusual, severity: info}}
+"""
+TOLD = Incident(
+    "inc-0000000000aaaa",
+    "db",
+    "strange",
+    IncidentState.CLOSED,
+    Severity.WARNING,
+    "many of its numbers are odd together",
+    1_700_000_000.0,
+    1_700_000_900.0,
+    1_700_000_900.0,
+    "recovered",
+    data={
+        **judged_data(
+            [
+                Judged("db", "latency_seconds", 3.2, 0.08, 0.41, 9.4, 4.5, "novelty", 0.7, "hour of the day"),
+                Judged("db", f"{EVIL}_ratio", 0.02, 0.2, None, 7.1, 4.5, "novelty", 0.3, EVIL),
+            ]
+        ),
+        "causes": [{"subject": "disk:/", "name": "disk_busy_ratio", "share": 0.7, "why": f"it began first {EVIL}"}],
+        "together": [
+            {"subject": "web", "fault": "unusual", "summary": f"slow {EVIL} {LONG}", "since": 1_700_000_000.0}
+        ],
+        "together_count": 3,
+        "part_of": {"incident": "inc-0000000000bbbb", "subject": "old", "fault": "hung"},
+    },
+    onset_at=1_700_000_000.0,
+)
+OLD = replace(TOLD, id="inc-0000000000bbbb", subject="old", fault="hung", data={})
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A daemon that has a remark, and remembers an incident with its numbers and one without."""
+    one = House(tmp_path_factory.mktemp("page") / "judged", NOTED)
+    one.make()
+    for name, scope in (("oncall", "operate"), ("reader", "read")):
+        one.add_operator(name, scope)
+
+    async def remembered() -> None:
+        database = await SqliteDatabase.open(one.folder / "state" / "knowledge.db", migrations())
+        knowledge = SqliteKnowledge("store", Config(), database, SystemClock())
+        for incident in (TOLD, OLD):
+            await knowledge.save_incident(incident)
+        points = tuple((1_699_999_700.0 + 10 * n, 0.2 if n < 30 else 3.2) for n in range(100))
+        await knowledge.keep_signals(TOLD.id, [Signal("db", "latency_seconds", points)])
+        await database.close()
+
+    with ThreadPoolExecutor() as beside:  # the browser has a loop of its own in this thread
+        beside.submit(lambda: asyncio.run(remembered())).result()
+    try:
+        one.start()
+        eventually("the remark", lambda: one.told("/status")["incidents"])
+        yield one
+    finally:
+        one.stop()
+
+
+def test_how_it_was_judged_is_shown_with_its_bounds_and_what_would_have_been_well(chromium: Any, judged: House) -> None:
+    with visiting(chromium, judged) as visit:
+        visit.go(f"incidents/{TOLD.id}")
+        visit.settled()
+        part = visit.part("How it was judged")
+        first, second = (part.get_by_role("row").nth(n) for n in (1, 2))
+        for words in ("db latency_seconds", "3.2 s", "80 ms to 410 ms", "novelty 9.4, a finding from 4.5 on", "70 %"):
+            assert words in first.inner_text(), first.inner_text()
+        assert "from 20 % on" in second.inner_text() and EVIL in second.inner_text()
+        assert "3.2 s against between 0.08 and 0.41" == first.get_by_role("img").get_attribute("aria-label")
+        for words in (
+            "latency_seconds between 0.08 and 0.41 would have been no finding; it was 3.2.",
+            "disk:/ disk_busy_ratio 70 %: it began first",
+            "web unusual, since",
+            "And 2 more.",
+        ):
+            assert words in part.inner_text(), part.inner_text()
+        assert visit.page.evaluate("window.evil") is None
+        assert 0 == visit.page.locator("main img, main script").count()
+        chart = visit.part("Signals around it").locator("figure").first
+        assert 1 == chart.locator("path.band").count() and "usual range" in chart.inner_text()
+        part.get_by_role("link", name="old: hung").click()
+        visit.page.get_by_role("heading", name="old: hung", level=1).wait_for()
+        visit.settled()
+        assert 0 == visit.part("How it was judged").count(), "of an incident that tells nothing, no empty table"
+
+
+def test_people_say_whether_it_was_right_with_the_keyboard_and_see_what_came_of_it(
+    chromium: Any, judged: House
+) -> None:
+    with visiting(chromium, judged, "oncall") as visit, visiting(chromium, judged, "reader") as reader:
+        for one in (visit, reader):
+            one.go(f"incidents/{TOLD.id}")
+            one.settled()
+        shown = reader.part("How it was judged")
+        shown.get_by_text("needs scope operate: reader has read").wait_for()
+        for name in ("It was right", "False alarm"):
+            assert shown.get_by_role("button", name=name).is_disabled()
+        part, page = visit.part("How it was judged"), visit.page
+        part.get_by_label("Why (optional)").fill("a <b>backup</b>")
+        for name in ("It was right", "False alarm"):
+            page.keyboard.press("Tab")
+            assert name == page.evaluate("document.activeElement.textContent")
+        page.keyboard.press("Enter")
+        part.get_by_text("Taken down: it was a false alarm. What came of it: ").wait_for()
+        line = part.locator(".verdicts li").last
+        line.get_by_text("a <b>backup</b>").wait_for()
+        assert "false alarm oncall (page)" in line.inner_text() and "What came of it: " in line.inner_text()
+        assert "" == part.get_by_label("Why (optional)").input_value()
+        assert "False alarm" == page.evaluate("document.activeElement.textContent"), "the place is kept"
+        visit.part("Story").locator("li.answered").filter(has_text="it was a false alarm, says oncall").wait_for()
+        part.get_by_role("button", name="It was right").click()
+        part.get_by_text("Taken down: it was right.").wait_for()
+    told = judged.told(f"/api/v1/incidents/{TOLD.id}/verdicts")["verdicts"]
+    assert [(False, "a <b>backup</b>"), (True, "")] == [(one["right"], one["why"]) for one in told]
+
+
+def test_what_is_only_worth_noting_is_a_remark_and_no_trouble(chromium: Any, judged: House) -> None:
+    with visiting(chromium, judged) as visit:
+        visit.go()
+        visit.settled()
+        remark = visit.part("Remarks").get_by_role("listitem").filter(has_text="host: unusual")
+        assert "remark" in remark.inner_text() and "memory_available_ratio" in remark.inner_text()
+        assert 0 == visit.part("Open incidents").get_by_role("link", name="host: unusual").count()
+        assert "incident" not in visit.head() and "1 remark." in visit.page.locator("#top").inner_text()
+        remark.get_by_role("link").click()
+        visit.part("How it was judged").get_by_text("memory_available_ratio").first.wait_for()
+        assert "remark" in visit.page.locator(".lead").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_how_it_was_judged_fits_and_axe_finds_no_serious_fault(chromium: Any, judged: House, scheme: str) -> None:
+    for width in (360, 1280):
+        looks = {"viewport": {"width": width, "height": 700}, "color_scheme": scheme}
+        with visiting(chromium, judged, "oncall", **looks) as visit:
+            for view in ("", f"incidents/{TOLD.id}", "past"):
+                visit.go(view)
+                visit.settled()
+                assert [] == visit.faults(), view
+                assert 0 >= visit.overflow(), f"{view} at {width}"
 
 
 # -- questions -----------------------------------------------------------------------------------------------------

@@ -225,6 +225,22 @@ def test_a_dependent_that_stays_ill_opens_its_own_when_the_root_is_well() -> Non
     assert (story.only().subject, story.only().reopened) == ("web0", 0)
 
 
+def test_what_was_merged_and_goes_on_is_a_story_of_its_own() -> None:
+    story = shop(1)
+    story.see("db", 1.0)
+    began = story.clock.monotonic()
+    story.turn(story.ill("web0", since=began - 1.0))
+    own = story.only()
+    story.turn(story.ill("db", "dead"), story.ill("web0"), after=1.0)
+    story.incidents.put(replace(story.only(), state=IncidentState.CLOSED, ended="healed", closed_at=story.clock.wall()))
+    story.see("db", 1.0, "process_up")
+    for _ in range(6):
+        story.see("db", 1.0)
+        story.turn(story.ill("web0", since=began), after=1.0)
+
+    assert story.only().id != own.id and story.only().reopened == 0
+
+
 def test_a_dependent_of_something_that_only_looks_unwell_is_kept_back_for_a_moment_and_not_for_ever() -> None:
     story = shop(1)
     story.see("db", 0.0)
@@ -367,6 +383,17 @@ def test_hints_that_belong_together_are_one_finding_of_the_likely_cause() -> Non
     assert incident.summary == "db: work_seconds is unusual; together with web0, web1"
 
 
+def test_what_the_others_need_is_a_likelier_cause_than_what_was_noticed_first() -> None:
+    story = shop(3)
+    began = story.clock.monotonic()
+    story.turn(story.odd("db"), *(story.odd(f"web{n}", since=began - 5.0) for n in range(3)))
+    causes = story.only().data["causes"]
+
+    assert [cause["subject"] for cause in causes] == ["db", "web0", "web1", "web2"]
+    assert causes[0]["why"] == "3 of the others depend on it, it began 5 s after the first"
+    assert causes[1]["why"] == "it began first"
+
+
 def test_one_subject_alone_is_not_worth_a_message_however_many_series_it_has() -> None:
     story = Story(Subject("web"))
     story.turn(story.odd("web", *(f"m{n}" for n in range(8))))
@@ -428,9 +455,9 @@ def test_a_turn_about_one_subject_does_not_end_what_the_others_go_on_with() -> N
     began = story.clock.monotonic()
     everything = [story.odd("db"), story.odd("web0")]
     story.turn(*everything)
-    for _ in range(4):
+    for _ in range(6):
         story.turn(scope=["db"], after=ABSENT / 2)
-    assert story.only().subject == "db"
+    assert (story.only().subject, story.only().reopened) == ("db", 0)
     story.turn(after=1)
     story.turn(after=ABSENT + LINGER)
     assert story.incidents.open == ()
