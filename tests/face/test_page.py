@@ -236,6 +236,7 @@ analyzers:
     limits:
       much: {{metric: memory_available_ratio, subjects: [host], above: 0.0001, fault: unusual, severity: info}}
 """
+HOUR_AGO = time.time() - 3600
 TOLD = Incident(
     "inc-0000000000aaaa",
     "db",
@@ -243,9 +244,9 @@ TOLD = Incident(
     IncidentState.CLOSED,
     Severity.WARNING,
     "many of its numbers are odd together",
-    1_700_000_000.0,
-    1_700_000_900.0,
-    1_700_000_900.0,
+    HOUR_AGO,
+    HOUR_AGO + 900,
+    HOUR_AGO + 900,
     "recovered",
     data={
         **judged_data(
@@ -255,13 +256,11 @@ TOLD = Incident(
             ]
         ),
         "causes": [{"subject": "disk:/", "name": "disk_busy_ratio", "share": 0.7, "why": f"it began first {EVIL}"}],
-        "together": [
-            {"subject": "web", "fault": "unusual", "summary": f"slow {EVIL} {LONG}", "since": 1_700_000_000.0}
-        ],
+        "together": [{"subject": "web", "fault": "unusual", "summary": f"slow {EVIL} {LONG}", "since": HOUR_AGO}],
         "together_count": 3,
         "part_of": {"incident": "inc-0000000000bbbb", "subject": "old", "fault": "hung"},
     },
-    onset_at=1_700_000_000.0,
+    onset_at=HOUR_AGO,
 )
 OLD = replace(TOLD, id="inc-0000000000bbbb", subject="old", fault="hung", data={})
 
@@ -279,7 +278,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         knowledge = SqliteKnowledge("store", Config(), database, SystemClock())
         for incident in (TOLD, OLD):
             await knowledge.save_incident(incident)
-        points = tuple((1_699_999_700.0 + 10 * n, 0.2 if n < 30 else 3.2) for n in range(100))
+        points = tuple((HOUR_AGO - 300 + 10 * n, 0.2 if n < 30 else 3.2) for n in range(100))
         await knowledge.keep_signals(TOLD.id, [Signal("db", "latency_seconds", points)])
         await database.close()
 

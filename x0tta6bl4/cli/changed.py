@@ -15,6 +15,8 @@ LONGEST_AGO = 366 * 86400.0
 LATE = 3600.0
 """Seconds after which the daemon remembers too little of what was before to tie anything to it."""
 LONGEST_DETAIL = 1000
+THE_HOST = "host"
+"""The subject of the host's own numbers, as its monitor calls it where nobody says otherwise."""
 
 
 def run(args: Namespace) -> int:
@@ -64,7 +66,8 @@ async def _listed(args: Namespace, display: Display) -> int:
 
 
 async def _names(knowledge: Knowledge) -> set[str]:
-    return {s.name for s in await knowledge.subjects()} | set(await knowledge.incident_subjects())
+    """Those under care, those that were ever in trouble, and this host itself, of which nobody need take care."""
+    return {s.name for s in await knowledge.subjects()} | set(await knowledge.incident_subjects()) | {THE_HOST}
 
 
 def moment(text: str, now: float) -> float:

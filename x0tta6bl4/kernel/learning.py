@@ -18,6 +18,8 @@ LOOK_EVERY = 5.0
 """Seconds between two looks at whether something is to be kept."""
 KEEP_EVERY = 900.0
 """Seconds after which what was learnt is kept: so much is lost at most when the power fails. A stop keeps it too."""
+FIRST = 90.0
+"""The same where nothing was ever kept: who has just installed it wants to see something."""
 PATIENCE = 120.0
 """Seconds that keeping waits while something is being healed."""
 
@@ -39,9 +41,11 @@ class Learning:
 
     async def take_up(self) -> None:
         """Hands each what an earlier life knew. What cannot be read is told, and learnt anew."""
+        is_any_new = False
         for learner in self._learners:
             kept = await self._knowledge.learnt.kept(learner.name)
             if kept is None:
+                is_any_new = True
                 continue
             body, at = kept
             read = guarded_call(partial(learner.take_up, body, at))
@@ -50,7 +54,8 @@ class Learning:
                     "what was learnt cannot be read; it is learnt anew",
                     extra={"instance": learner.name, "reason": read.message},
                 )
-        self._kept_at = self._clock.monotonic()
+        early = KEEP_EVERY - FIRST if is_any_new else 0.0
+        self._kept_at = self._clock.monotonic() - early
 
     async def hear(self) -> int:
         """Takes the lessons that wait; how many there were."""
