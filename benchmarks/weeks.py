@@ -39,6 +39,8 @@ BEGIN = 1_699_833_600.0
 """A Monday, midnight, in seconds since the epoch."""
 CALM_WEEKS = 2
 """Weeks at the start that have no fault."""
+LASTS = 180.0
+"""Seconds for which ``unusual.yaml`` waits whether a hint lasts."""
 LATE = 600.0
 """Seconds after the end of a fault in which a message may still be about it."""
 REST = 2 * HOUR
@@ -444,6 +446,7 @@ class Daemon:
         known: set[tuple[str, str]] = set()
         altered = {tick: [a for a in life.altered if a[0] == tick] for tick, _, _ in life.altered}
         is_told: set[tuple[str, int]] = set()
+        worse_since: dict[tuple[str, int], float] = {}
         for tick in range(first, len(life.at) if last is None else last):
             for finding, folded in self._turn(tick, altered.get(tick, ()), heard):
                 key = (finding[0], finding[1])
@@ -456,9 +459,15 @@ class Daemon:
                 heard.last[incident.id] = incident
                 if (incident.id, incident.reopened) in is_told:
                     continue
-                if not is_soft(incident.fault, incident.data) or incident.severity is not Severity.INFO:
-                    is_told.add((incident.id, incident.reopened))
-                    heard.told.append(Told(tick, incident))
+                bout = (incident.id, incident.reopened)
+                if is_soft(incident.fault, incident.data):
+                    if incident.severity is Severity.INFO:
+                        continue
+                    now = float(life.at[tick])
+                    if now - worse_since.setdefault(bout, now) < LASTS:
+                        continue
+                is_told.add(bout)
+                heard.told.append(Told(tick, incident))
             if teach != "nothing":
                 self._teach(tick, heard)
         heard.seconds = time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -18,6 +19,12 @@ YOUNG = 120.0
 """Seconds after the start of a process, or an act of ours, in which its numbers are those of a start."""
 SWEEP_EVERY = 600.0
 """Seconds between two looks for series that are not seen any more."""
+SLEPT = 86400.0
+"""Seconds between two such looks after which the clock must have been set, or the host was asleep."""
+PRESSED = 86400.0
+"""Seconds unseen after which a series makes room for a new one, where there is none left."""
+_MAGIC = re.compile(r"[*?[]")
+_ESCAPED = re.compile(r"\[([*?[])\]")
 
 
 class Patterns:
@@ -37,6 +44,21 @@ class Patterns:
                 fnmatchcase(name, p) for p in self._exclude
             )
         return known
+
+
+def named(patterns: Iterable[str], series: Iterable[Series]) -> list[Series]:
+    """Those of the series whose ``SUBJECT/METRIC`` one of the patterns means. Ten thousand whole names are looked up,
+    not tried one after the other.
+    """
+    whole: set[str] = set()
+    others: list[str] = []
+    for pattern in patterns:
+        if _MAGIC.search(_ESCAPED.sub("", pattern)):
+            others.append(pattern)
+        else:
+            whole.add(_ESCAPED.sub(r"\1", pattern))
+    meant = Patterns(others, ())
+    return [one for one in series if (name := f"{one[0]}/{one[1]}") in whole or (others and meant(name))]
 
 
 def is_young(view: View, subject: str) -> bool:
@@ -102,7 +124,7 @@ class Seats:
         """Row -> when it was last looked at, by the clock that the caller uses."""
         self._taken = np.zeros(0)
         """Row -> the monotonic time of its latest value that was taken."""
-        self._swept_at = 0.0
+        self._swept_at: float | None = None
         self.turned_away = 0
         """Series of the latest look that found no room."""
 
@@ -129,6 +151,8 @@ class Seats:
         """The rows of these; those that have none get one as far as there is room, and -1 where there is not."""
         new = list(dict.fromkeys(name for name in names if name not in self.row_of))
         room = max(0, self._most - len(self.row_of))
+        if len(new) > room and self.row_of:
+            room += self._make_room(len(new) - room, names, wall)
         self.turned_away = max(0, len(new) - room)
         if new := new[:room]:
             rows = self._add(new)
@@ -141,18 +165,34 @@ class Seats:
             self._seen[seats[seats >= 0]] = wall
         return seats
 
+    def _make_room(self, wanted: int, names: Iterable[Series], wall: float) -> int:
+        """Those that were not seen for longest go, as far as that is long enough; how many went."""
+        there, rows = list(self.row_of), np.fromiter(self.row_of.values(), np.intp, len(self.row_of))
+        unseen = wall - self._seen[rows]
+        due = np.flatnonzero(unseen > PRESSED)
+        if not len(due):
+            return 0
+        needed = set(names)
+        oldest = [there[n] for n in due[np.argsort(-unseen[due], kind="stable")].tolist() if there[n] not in needed]
+        return len(self.let_go(oldest[:wanted]))
+
     def saw(self, rows: Rows, wall: Numbers | float) -> None:
         """They were seen at that time."""
         self._seen[rows] = wall
 
     def sweep(self, wall: float, patience: Callable[[Rows], Numbers]) -> list[Series]:
         """Lets go of those that were not seen for as long as ``patience`` gives each row; tells which."""
-        if 0 <= wall - self._swept_at < SWEEP_EVERY:
+        passed = 0.0 if self._swept_at is None else wall - self._swept_at
+        if self._swept_at is not None and 0 <= passed < SWEEP_EVERY:
             return []
-        is_first, self._swept_at = not self._swept_at, wall
+        is_first, self._swept_at = self._swept_at is None, wall
         if is_first:
             self._seen[:] = wall  # nobody was seen while nobody looked: their time begins with this life
             return []
+        if not 0 <= passed <= SLEPT:
+            # The clock was set, or the host slept. Nobody looked for so long, and nobody is forgotten for it.
+            before = self._seen < wall - SWEEP_EVERY if passed > 0 else self._seen > wall
+            self._seen[before] = np.minimum(self._seen[before] + passed, wall)
         names = list(self.row_of)
         rows = np.fromiter(self.row_of.values(), np.intp, len(names))
         self._grow(int(rows.max()) + 1 if len(rows) else 0)
@@ -201,11 +241,16 @@ class Seats:
         """Names and rows that were told; ValueError when they do not fit together."""
         names = header.get("series")
         rows = arrays.get("seats.rows")
-        if not isinstance(names, list) or rows is None or len(rows) != len(names):
+        if not isinstance(names, list) or rows is None or rows.shape != (len(names),) or rows.dtype.kind not in "iu":
             raise ValueError("the names of the series are missing or do not fit")
+        seen = arrays.get("seats.seen")
+        if seen is None or seen.shape != rows.shape:
+            raise ValueError("not all series say when they were seen")
         series: list[Series] = []
         for name in names:
             if not isinstance(name, list | tuple) or len(name) != 2 or not all(isinstance(part, str) for part in name):
                 raise ValueError(f"{json.dumps(name)[:80]} is no series")
             series.append((name[0], name[1]))
+        if len(set(series)) < len(series):
+            raise ValueError("a series is there more than once")
         return series, rows.astype(np.intp)

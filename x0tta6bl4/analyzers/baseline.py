@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 from pydantic import Field, field_validator
 
-from x0tta6bl4.analyzers._series import Numbers, Patterns, Rows, Seats, is_young
-from x0tta6bl4.judgement.novelty import Novelty, Settings
+from x0tta6bl4.analyzers._series import Numbers, Patterns, Rows, Seats, is_young, named
+from x0tta6bl4.judgement.novelty import Explanation, Novelty, Settings
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.kernel.facts import Condition, Finding, Severity, shown
 from x0tta6bl4.kernel.judged import Judged, judged_data, judged_of
@@ -89,6 +89,8 @@ class Baselines:
         self._is_counter = Patterns(config.counters, ())
         self.engine = Novelty(Settings(sensitivity=config.sensitivity, budget=config.budget, learning=config.learning))
         self.seats = Seats(self._add, self.engine.drop, config.most_series)
+        self.damaged = 0
+        """Series of the latest that was merged whose numbers were none; they were left out."""
         self._zone = ZoneInfo(config.timezone)
         self._offset_of = lru_cache(maxsize=4)(self._offset)
 
@@ -144,7 +146,12 @@ class Baselines:
         series, theirs = Seats.read(arrays, header)
         only = None if names is None else set(names)
         wanted = [n for n, name in enumerate(series) if only is None or name in only]
-        seen = arrays["seats.seen"].astype(np.float64)
+        sound = self.engine.sound(arrays, theirs[wanted])  # before anybody is given a row for it
+        self.damaged = len(wanted) - int(sound.sum())
+        if self.damaged and not sound.any():
+            raise ValueError("what was learnt is damaged: it holds numbers that are none; learn anew")
+        wanted = [n for n, is_sound in zip(wanted, sound.tolist(), strict=True) if is_sound]
+        seen = np.nan_to_num(arrays["seats.seen"].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         mine = self.seats.seat([series[n] for n in wanted], 0.0)
         is_seated = mine >= 0
         self.seats.saw(mine[is_seated], seen[wanted][is_seated] if seen_at is None else seen_at)
@@ -194,16 +201,17 @@ class Baseline:
         subjects = {subject for subject, _ in seen.names}
         seen = seen.without({s for s in subjects if not known.wants_subject(s) or is_young(view, s)})
         values = known.seats.values(seen, lambda: known.engine.size, view.wall)
-        alarms = set(known.learn(values, view.wall).tolist())
-        if alarms:
+        alarms = known.learn(values, view.wall)
+        if len(alarms):
+            told = dict(zip(alarms.tolist(), known.engine.explain_all(alarms), strict=True))
             for series in seen.names:
                 row = known.seats.row_of.get(series)
-                if row is not None and row in alarms:
-                    self._note(series, row, view)
+                if row is not None and row in told:
+                    self._note(series, told[row], view)
         known.sweep(view.wall)
 
-    def _note(self, series: Series, row: int, view: View) -> None:
-        judged, told = self._judged(*series, row), self.known.engine.explain(row)
+    def _note(self, series: Series, told: Explanation, view: View) -> None:
+        judged = _judged(*series, told)
         before = self._active.get(series)
         if before is not None:
             judged = before.judged if before.judged.number >= judged.number else judged
@@ -213,11 +221,6 @@ class Baseline:
             view.now,
             not told.low <= told.value <= told.high,
         )
-
-    def _judged(self, subject: str, metric: str, row: int) -> Judged:
-        told = self.known.engine.explain(row)
-        why = told.feature or "level"
-        return Judged(subject, metric, told.value, told.low, told.high, told.score, told.limit, "novelty", why=why)
 
     def _let_go(self, view: View) -> None:
         for series, one in list(self._active.items()):
@@ -302,7 +305,7 @@ class Baseline:
             ),
             reverse=True,
         )[:most]
-        return [self._judged(subject, metric, row) for _, row, metric in near]
+        return [_judged(subject, metric, known.engine.explain(row)) for _, row, metric in near]
 
     def progress(self) -> Progress:
         known = self.known
@@ -325,15 +328,14 @@ class Baseline:
     def _take_over(self, lesson: Lesson) -> str:
         patterns = lesson.data.get("forget")
         if isinstance(patterns, list | tuple):
-            meant = Patterns([str(pattern) for pattern in patterns], ())
-            names = [name for name in self.known.seats.row_of if meant(f"{name[0]}/{name[1]}")]
-            self.known.seats.let_go(names)
+            names = self.known.seats.let_go(named(map(str, patterns), self.known.seats.row_of))
             return f"{self.name} begins anew with {len(names)} series"
         if not lesson.body:
             return ""
-        return (
-            f"{self.name} took over what was learnt of {len(self.known.merge(lesson.body, seen_at=lesson.at))} series"
-        )
+        taken = self.known.merge(lesson.body, seen_at=lesson.at)
+        left = f"; {self.known.damaged} were damaged" if self.known.damaged else ""
+        left += f"; {self.known.seats.turned_away} found no room" if self.known.seats.turned_away else ""
+        return f"{self.name} took over what was learnt of {len(taken)} series{left}"
 
     def _judge(self, judged: Judged, right: bool) -> str:
         row = self.known.seats.row_of.get((judged.subject, judged.metric))
@@ -348,6 +350,11 @@ class Baseline:
             f"{judged.subject} {judged.metric} is unusual from a novelty of {float(engine.limits[row]):.3g} on "
             f"(it was {before:.3g})"
         )
+
+
+def _judged(subject: str, metric: str, told: Explanation) -> Judged:
+    why = told.feature or "level"
+    return Judged(subject, metric, told.value, told.low, told.high, told.score, told.limit, "novelty", why=why)
 
 
 def _well(judged: Judged) -> Iterable[Condition]:

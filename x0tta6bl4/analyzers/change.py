@@ -552,7 +552,7 @@ def _read(learnt: bytes, offset: float) -> Kept:
             )
         known = {(str(s), str(k), int(at)): None for s, k, at in told["known"]}
         return pasts, events, watches, known, {str(n): float(at) - offset for n, at in told["began"].items()}
-    except (KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"what was learnt of changes cannot be read: {error!r}") from error
 
 

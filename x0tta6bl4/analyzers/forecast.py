@@ -28,7 +28,13 @@ CAREFUL_FOR = 14 * 86400.0
 """Seconds for which a false alarm makes it more careful."""
 MOST_CAREFUL = 8.0
 FORGET_AFTER = 14 * 24
-"""Hours after which a series that was not seen again is forgotten."""
+"""Hours after which a series that was not seen again is forgotten; sooner, if it was not known for as long."""
+LEAST_KEPT = 2
+"""Hours for which it is kept in any case."""
+CLOCK_SET = 48
+"""Hours by which the clock must have gone on between two turns to have been set: nothing is forgotten for that."""
+LONGEST_NAME = 0xFFFF
+"""Bytes; what has a longer one is not kept."""
 MAGIC = b"runway1\n"
 _SERIES = struct.Struct("<HHIdd")
 Key = tuple[str, str]
@@ -159,8 +165,9 @@ class Forecast:
     def analyze(self, view: View) -> Sequence[Finding]:
         hour = int(view.wall // 3600)
         if view.scope is None and hour != self._hour:
-            self._hour = hour
-            self._forget(hour)
+            before, self._hour = self._hour, hour
+            if 0 < hour - before < CLOCK_SET:
+                self._forget(hour)
         return [finding for store in self._stores(view) if (finding := self._judge(store, view)) is not None]
 
     def _stores(self, view: View) -> Iterator[_Store]:
@@ -238,6 +245,8 @@ class Forecast:
         if is_old:
             return None
         share = store.used / store.whole
+        if not isfinite(share):
+            return None
         # Woken turns look at the same number again and again: only a new one is a point of the line.
         if seen_at is not None and (runway.seen_at is None or seen_at > runway.seen_at):
             runway.take(seen_at, share, view.wall - (view.now - seen_at))
@@ -341,7 +350,9 @@ class Forecast:
         parts = [MAGIC]
         for key in sorted({*self._runways, *self._cares}):
             runway, care = self._runways.get(key), self._cares.get(key)
-            subject, resource = (word.encode() for word in key)
+            subject, resource = (word.encode("utf-8", "surrogatepass") for word in key)
+            if max(len(subject), len(resource)) > LONGEST_NAME:
+                continue
             packed = runway.pack() if runway is not None else b""
             times, until = (care.times, care.until) if care is not None else (1.0, 0.0)
             most = self._most.get(key)
@@ -366,7 +377,8 @@ class Forecast:
             if len(learnt) - place < one + other + size:
                 raise ValueError(f"it ends in the middle of a series, at byte {place}; it is left out")
             try:
-                key = (learnt[place : place + one].decode(), learnt[place + one : place + one + other].decode())
+                names = learnt[place : place + one], learnt[place + one : place + one + other]
+                key = (names[0].decode("utf-8", "surrogatepass"), names[1].decode("utf-8", "surrogatepass"))
             except UnicodeDecodeError as error:
                 raise ValueError(f"the name of a series at byte {place} is no text; it is left out") from error
             place += one + other
@@ -412,7 +424,9 @@ class Forecast:
 
     def _forget(self, hour: int) -> None:
         for key, runway in list(self._runways.items()):
-            if runway.hour is not None and runway.hour < hour - FORGET_AFTER:
+            # Disks and queues that come and go by the thousand must not be kept for a fortnight each.
+            kept = min(FORGET_AFTER, max(LEAST_KEPT, runway.hours_known))
+            if runway.hour is None or runway.hour < hour - kept:
                 del self._runways[key]
                 self._most.pop(key, None)
         for key, care in list(self._cares.items()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from x0tta6bl4.analyzers._series import Patterns, Rates, Rows, Seats, is_young
+from x0tta6bl4.analyzers._series import Patterns, Rates, Rows, Seats, is_young, named
 from x0tta6bl4.analyzers.baseline import COUNTERS, NOT_LEARNT
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.judgement.together import Settings, Together
@@ -84,15 +84,18 @@ class HostAnalyzer:
 
     def _add(self, names: Sequence[Series]) -> Rows:
         rows = np.empty(len(names), np.intp)
-        for n, (subject, metric) in enumerate(names):
+        of_subject: dict[str, list[int]] = {}
+        for n, (subject, _) in enumerate(names):
+            of_subject.setdefault(subject, []).append(n)
+        for subject, places in of_subject.items():
             group = self._group_of.get(subject)
             if group is None:
                 group = self._free_groups.pop() if self._free_groups else len(self._subject_of)
                 self._group_of[subject] = group
                 self._subject_of[group] = subject
                 self._metrics[group] = {}
-            rows[n] = row = self.engine.add(group, 1)[0]
-            self._metrics[group][int(row)] = metric
+            rows[places] = self.engine.add(group, len(places))
+            self._metrics[group].update((int(rows[n]), names[n][1]) for n in places)
         return rows
 
     def _drop(self, rows: Rows) -> None:
@@ -251,8 +254,7 @@ class HostAnalyzer:
         patterns = lesson.data.get("forget")
         if not isinstance(patterns, list | tuple):
             return ""
-        meant = Patterns([str(pattern) for pattern in patterns], ())
-        gone = self.seats.let_go([name for name in self.seats.row_of if meant(f"{name[0]}/{name[1]}")])
+        gone = self.seats.let_go(named(map(str, patterns), self.seats.row_of))
         return f"{self.name} begins anew with {len(gone)} numbers"
 
     def progress(self) -> Progress:

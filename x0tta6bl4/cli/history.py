@@ -39,6 +39,8 @@ TOGETHER = 30.0
 """Seconds by which values may lie apart and still be one look."""
 LEAST_STEP = 1e-3
 """Seconds between two looks, at least."""
+LONGEST_LINE = 1 << 16
+"""Characters; a row has a hundred."""
 LONGEST_NAME = 200
 MILLISECONDS = 1e11
 """From here on a number is milliseconds since 1970, not seconds."""
@@ -196,7 +198,7 @@ def _numbers(pairs: list[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.
         # All at once, for there may be millions; what does not fit is looked at one by one, for its words.
         ats, texts = zip(*pairs, strict=True) if pairs else ((), ())
         return np.array(ats, np.float64), np.array(list(map(float, texts)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         read = [sample(pair) for pair in pairs]
         return np.array([at for at, _ in read]), np.array([value for _, value in read])
 
@@ -208,6 +210,10 @@ def _may_pass(error: ProbeFailed) -> bool:
 # -- from CSV files ----------------------------------------------------------------------------------------------------
 
 Row = tuple[float, Series, float]
+
+
+class _TooLong(Exception):
+    """A line that does not end."""
 
 
 class _Unsorted(Exception):
@@ -327,7 +333,7 @@ class CsvHistory:
             yield times[number], names[which[number]], values[number]
 
     def _read(self, path: str, file: IO[str]) -> Iterator[tuple[int, Row]]:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(_lines(file), strict=True)
         columns: tuple[int, int, int, int] | None = None
         needed = 0
         while True:
@@ -335,8 +341,8 @@ class CsvHistory:
                 fields = next(reader)
             except StopIteration:
                 break
-            except csv.Error as error:
-                self._mistake(path, reader.line_num, f"is no CSV: {error}")
+            except (csv.Error, _TooLong) as error:
+                self._mistake(path, reader.line_num + isinstance(error, _TooLong), f"is no CSV: {error}")
                 return  # where a quote is open, what follows cannot be told apart
             if not fields or (len(fields) == 1 and not fields[0].strip()):
                 continue
@@ -416,6 +422,14 @@ class CsvHistory:
         self._mistakes.append(f"{path}:{line}: {words}")
         if len(self._mistakes) >= MOST_MISTAKES:
             raise Mistakes(self._mistakes, True)
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """Line by line, and never more of one than can be sense: a device, or a picture, may have none that ends."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE and not line.endswith("\n"):
+            raise _TooLong(f"a line has more than {LONGEST_LINE} characters")
+        yield line
 
 
 def _look(look: Mapping[Series, tuple[float, float]], at: float, before: list[Series]) -> Piece:

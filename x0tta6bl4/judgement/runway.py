@@ -251,6 +251,11 @@ class Runway:
         return self._hour
 
     @property
+    def hours_known(self) -> int:
+        """Hours of the last fortnight that were seen."""
+        return self._known
+
+    @property
     def knows_days(self) -> bool:
         """Whether two days were seen, so that growth by the hour of the day can be told from a leak."""
         return self._known >= KNOWN_HOURS

@@ -45,6 +45,10 @@ STRAIGHT = 0.85
 """How much of the scatter a straight line must explain; a single step reaches three quarters at most."""
 FORGET_AFTER = 86400.0
 """Seconds without a value after which a series loses its place."""
+MOST_SERIES = 20_000
+"""Series that have a place at most; further ones wait until one is free."""
+PRESSED = 3600.0
+"""Seconds without a value after which it loses it to another, where none is free: what it was before is forgotten."""
 MAGIC = b"x0shift1"
 
 STATES = ("last", "last_at", "ref", "sum", "squares", "count", "hour_sum", "hour_count", "noise", "wander")
@@ -246,6 +250,8 @@ class Pasts:
         self._free: list[int] = []
         self._names: list[Series] = []
         self._rows: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._are_placed: npt.NDArray[np.bool_] | None = None
+        """Which of the latest names have a row; None: all of them."""
         self._counters = np.empty(0, np.bool_)
         self._states: dict[str, Floats] = {}
         self._counts: dict[str, npt.NDArray[np.int32]] = {}
@@ -284,10 +290,12 @@ class Pasts:
     ) -> None:
         """The latest value of each; one that is not newer than the one before is not counted twice."""
         self._roll(now, wall)
-        if names != self._names:
-            self._place(names)
+        if names != self._names or self._are_placed is not None:
+            self._place(names, now)
         rows = self._rows
         told, at = np.asarray(values, np.float64), np.asarray(ats, np.float64)
+        if self._are_placed is not None:
+            told, at = told[self._are_placed], at[self._are_placed]
         last_at, last = self._states["last_at"], self._states["last"]
         fresh = np.isfinite(told) & (at > last_at[rows])
         if not fresh.any():
@@ -307,15 +315,22 @@ class Pasts:
         s["squares"][rows] += off * off
         count[rows] += 1
 
-    def _place(self, names: Sequence[Series]) -> None:
-        new = [name for name in names if name not in self._row]
+    def _place(self, names: Sequence[Series], now: float) -> None:
+        new = list(dict.fromkeys(name for name in names if name not in self._row))
+        if len(new) > MOST_SERIES - len(self._row):
+            last_at = self._states["last_at"]
+            self.let_go([name for name, row in self._row.items() if now - last_at[row] > PRESSED])
+            new = new[: max(0, MOST_SERIES - len(self._row))]
         short = len(new) - len(self._free)
         if short > 0:
             self._make_room(len(self._counters) + short + len(self._counters) // 4 + 64)
         for name in new:
             row = self._row[name] = self._free.pop()
             self._counters[row] = self._is_counter(name[1])
-        self._rows = np.fromiter((self._row[name] for name in names), np.intp, len(names))
+        rows = np.fromiter((self._row.get(name, -1) for name in names), np.intp, len(names))
+        placed = rows >= 0
+        self._are_placed = None if placed.all() else placed
+        self._rows = rows[placed]
         self._names = list(names)
 
     def _roll(self, now: float, wall: float) -> None:
@@ -379,19 +394,18 @@ class Pasts:
 
     def let_go(self, series: Iterable[Series]) -> None:
         """They are not known any more, and their places are for others."""
-        for name in series:
-            row = self._row.pop(name, None)
-            if row is None:
-                continue
-            for state in self._states.values():
-                state[row] = 0.0
-            for count in self._counts.values():
-                count[row] = 0
-            self._states["last"][row] = np.nan
-            self._means[row] = np.nan
-            self._day[row] = np.nan
-            self._free.append(row)
-            self._names, self._rows = [], np.empty(0, np.intp)
+        rows = [row for name in series if (row := self._row.pop(name, None)) is not None]
+        if not rows:
+            return
+        for state in self._states.values():
+            state[rows] = 0.0
+        for count in self._counts.values():
+            count[rows] = 0
+        self._states["last"][rows] = np.nan
+        self._means[rows] = np.nan
+        self._day[rows] = np.nan
+        self._free += rows
+        self._names, self._rows = [], np.empty(0, np.intp)
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
@@ -472,8 +486,15 @@ class Pasts:
             raise ValueError("it is not what this version keeps of its series")
         (length,) = struct.unpack_from("<I", kept, len(MAGIC))
         begin = len(MAGIC) + 4
-        header = json.loads(kept[begin : begin + length])
-        names, place = [(str(s), str(m)) for s, m in header["names"]], begin + length
+        try:
+            header = json.loads(kept[begin : begin + length])
+            names, place = [(str(s), str(m)) for s, m in header["names"]], begin + length
+            known, turned = header["block"], int(header["at"])
+            ended = None if known is None else int((float(known) - offset - BLOCK / 2) // BLOCK)
+        except (KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"what it says of its series cannot be read: {error!r}") from error
+        if len(set(names)) < len(names) or len(names) > MOST_SERIES:
+            raise ValueError(f"{len(names)} series are too many, or one is there twice")
         each = 2 * 4 + len(COUNTS) * 4 + 8 + KEPT * 4 + 24 * 4
         if len(kept) - place != len(names) * each:
             raise ValueError(f"{len(names)} series should take {len(names) * each} bytes, not {len(kept) - place}")
@@ -486,23 +507,22 @@ class Pasts:
 
         assert not self._row, "what was learnt is taken up before anything is seen"
         self._make_room(len(self._counters) + len(names))
-        self._place(names)
+        self._place(names, 0.0)
         rows = self._rows
         self._names, self._rows = [], np.empty(0, np.intp)  # what is seen next comes in an order of its own
+        # A bit that fell over on the disk must not make a spread of what is none.
         for name in ("noise", "wander"):
-            self._states[name][rows] = read(np.float32)
+            found = read(np.float32)
+            self._states[name][rows] = np.where(np.isfinite(found) & (found >= 0), found, 0.0)
         for name in COUNTS:
-            self._counts[name][rows] = read(np.int32)
+            self._counts[name][rows] = np.maximum(read(np.int32), 0)
         self._states["last_at"][rows] = read(np.float64) - offset
         self._means[rows] = read(np.float32, KEPT).reshape(-1, KEPT)
         self._day[rows] = read(np.float32, 24).reshape(-1, 24)
-        if header["block"] is None:
-            self._block = None
-            return
-        # Blocks of another clock begin at other moments: each goes to the one that its middle lies in.
-        ended = int((float(header["block"]) - offset - BLOCK / 2) // BLOCK)
-        self._means[:] = np.roll(self._means, ended - int(header["at"]), axis=1)
         self._block = ended
+        if ended is not None:
+            # Blocks of another clock begin at other moments: each goes to the one that its middle lies in.
+            self._means[:] = np.roll(self._means, ended - turned, axis=1)
 
 
 def _learn(

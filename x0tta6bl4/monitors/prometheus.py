@@ -125,7 +125,14 @@ def subject_named(pattern: str, labels: Mapping[str, str]) -> str:
             there = ", ".join(sorted(name for name in labels if name != "__name__")) or "none"
             raise ValueError(f"the series {written(labels)} has no label {label!r}; its labels: {there}")
     name = _SLOT.sub(lambda slot: labels[slot[1]], pattern) if "{" in pattern else labels[pattern]
-    return name[:LONGEST_SUBJECT]
+    return _plain(name[:LONGEST_SUBJECT])[:LONGEST_SUBJECT]
+
+
+def _plain(text: str) -> str:
+    """What cannot be shown, or stored, stands there by its code: anybody who is scraped may choose its labels."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def written(labels: Mapping[str, str]) -> str:
@@ -228,14 +235,17 @@ def _foreign(reply: HttpReply, url: str) -> ProbeFailed:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    text = _plain(" ".join(text[: 8 * LONGEST_WORDS].split()))
     return text if len(text) <= LONGEST_WORDS else f"{text[:LONGEST_WORDS]}…"
 
 
 def sample(pair: object) -> tuple[float, float]:
     """A moment and its number, as the API writes them. ValueError for anything else."""
     if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], str) and isinstance(pair[0], int | float):
-        return float(pair[0]), float(pair[1])
+        try:
+            return float(pair[0]), float(pair[1])
+        except OverflowError:
+            pass  # a moment of hundreds of digits
     raise ValueError(f"not a sample: {_short(repr(pair))}")
 
 
@@ -332,7 +342,7 @@ class PrometheusMonitor:
                     f"more than one series is called {subject!r}, one of them {written(labels)}; "
                     "add labels to the subject, or sum by (…)"
                 )
-            detail = labels.get(query.detail, "") if query.detail else ""
+            detail = _short(labels.get(query.detail, "")) if query.detail else ""
             found[subject] = Observation(self.name, subject, metric, sample(pair)[1], detail=detail)
         return list(found.values())
 
