@@ -478,7 +478,10 @@ def test_it_stops_and_goes_on_as_every_program_does(state: Path) -> None:
         assert seat.modes() == before and not seat.screen.is_apart
 
         seat.screen = Screen(*SIZE)
-        seat.process.send_signal(signal.SIGCONT)
+        while not seat.look(10 * PACE).strip():
+            if _state_of(seat.process.pid) == "T":  # one more Ctrl-Z may have been on its way
+                seat.process.send_signal(signal.SIGCONT)
+            assert time.monotonic() < deadline
         seat.sees("Watched (3)", "? help")
         assert seat.screen.is_apart
         seat.types("/", "cac", ENTER)
