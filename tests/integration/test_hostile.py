@@ -290,6 +290,7 @@ def test_no_one_writes_lines_into_the_log(daemon: Attacked) -> None:
     assert not [line for line in daemon.log.splitlines() if line.startswith("2030-01-01") or "\x1b" in line]
 
 
+@pytest.mark.slow
 def test_every_kill_is_healed_while_the_endpoint_is_under_fire(daemon: Attacked) -> None:
     is_over = threading.Event()
     answered = [0] * 6
