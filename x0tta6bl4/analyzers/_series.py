@@ -17,6 +17,10 @@ Numbers = npt.NDArray[np.float64]
 
 YOUNG = 120.0
 """Seconds after the start of a process, or an act of ours, in which its numbers are those of a start."""
+GROWN = 86400.0
+"""Seconds in which a process may still be on its way to the size that it has later."""
+GROWS = re.compile(r"process_(rss_bytes|fds|fds_ratio|threads)|.*(heap|cache|resident|memory_used).*")
+"""What begins small with every new process, and ends up where its load takes it."""
 SWEEP_EVERY = 600.0
 """Seconds between two looks for series that are not seen any more."""
 SLEPT = 86400.0
@@ -68,6 +72,14 @@ def is_young(view: View, subject: str) -> bool:
         return True
     acted, age = sight.acted_at(subject), view.value(subject, "process_age_seconds")
     return (acted is not None and view.now - acted < YOUNG) or (age is not None and age < YOUNG)
+
+
+def is_born_small(view: View, subject: str, metric: str, value: float, low: float | None) -> bool:
+    """Whether it is less than usual of what every process begins with little of: a restart, and nothing strange."""
+    if low is None or not value < low or GROWS.fullmatch(metric) is None:
+        return False
+    age = view.value(subject, "process_age_seconds")
+    return age is not None and age < GROWN
 
 
 class Rates:
@@ -151,7 +163,7 @@ class Seats:
         """The rows of these; those that have none get one as far as there is room, and -1 where there is not."""
         new = list(dict.fromkeys(name for name in names if name not in self.row_of))
         room = max(0, self._most - len(self.row_of))
-        if len(new) > room and self.row_of:
+        if len(new) > room and self.row_of and self._swept_at is not None:
             room += self._make_room(len(new) - room, names, wall)
         self.turned_away = max(0, len(new) - room)
         if new := new[:room]:
@@ -166,7 +178,9 @@ class Seats:
         return seats
 
     def _make_room(self, wanted: int, names: Iterable[Series], wall: float) -> int:
-        """Those that were not seen for longest go, as far as that is long enough; how many went."""
+        """Those that were not seen for longest go, as far as that is long enough; how many went. Never before the first
+        sweep: what an earlier life knew was not seen while nobody looked.
+        """
         there, rows = list(self.row_of), np.fromiter(self.row_of.values(), np.intp, len(self.row_of))
         unseen = wall - self._seen[rows]
         due = np.flatnonzero(unseen > PRESSED)

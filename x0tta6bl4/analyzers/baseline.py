@@ -1,19 +1,21 @@
 """Learns where each series usually is, by hour and by week, and says when one is somewhere it has not been."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import isfinite
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from x0tta6bl4.analyzers._series import Numbers, Patterns, Rows, Seats, is_young, named
+from x0tta6bl4.analyzers._series import Numbers, Patterns, Rows, Seats, is_born_small, is_young, named
 from x0tta6bl4.judgement.novelty import Explanation, Novelty, Settings
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.kernel.facts import Condition, Finding, Severity, shown
-from x0tta6bl4.kernel.judged import Judged, judged_data, judged_of
+from x0tta6bl4.kernel.judged import Judged, all_judged_of, judged_data
 from x0tta6bl4.kernel.lessons import Lesson, Progress
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import COMPARE, View
@@ -38,6 +40,11 @@ COUNTERS = ("*_total", "*_count", "*_sum", "*_bucket", "process_cpu_seconds")
 """What only rises, until it begins anew: its rate is judged."""
 UNHEARD = 600.0
 """Seconds without a value after which nothing more is said of a series that was unusual."""
+SEVERAL, CLEAR, LASTS = 2, 2.0, 300.0
+"""A human should know of a subject of which so many numbers are so many times their limits beyond what is usual, for so
+many seconds. One alone, or for a moment, is noted."""
+SAME = re.compile(r"_(bytes|ratio|per_core|busy|cpu_seconds)$")
+"""How the names of numbers that measure the same differ."""
 FORGOTTEN, FORGOTTEN_YOUNG = 14 * 86400.0, 3600.0
 """Seconds unseen after which a series is forgotten: one that was learnt, and one that was not yet."""
 
@@ -183,6 +190,9 @@ class Baseline:
         self.known = Baselines(config)
         self._looked_at: float | None = None
         self._active: dict[Series, _Active] = {}
+        self._settled: dict[str, _Active] = {}
+        """Subject -> what of it counts as usual from now on, though it has not gone back: that is to be told once, or
+        its incident would wait for signs of health that never come."""
 
     def analyze(self, view: View) -> Sequence[Finding]:
         if view.scope is None and (self._looked_at is None or view.now - self._looked_at >= 0.9 * self.config.every):
@@ -193,7 +203,13 @@ class Baseline:
         for (subject, _), one in self._active.items():
             if view.in_scope(subject):
                 unusual.setdefault(subject, []).append(one)
-        return [self._finding(subject, found, view) for subject, found in unusual.items()]
+        told = [self._finding(subject, found, view) for subject, found in unusual.items()]
+        for subject in [subject for subject in self._settled if view.in_scope(subject)]:
+            one = self._settled.pop(subject)
+            if subject not in unusual:
+                is_over = self._finding(subject, [one], view)
+                told.append(replace(is_over, summary=f"{is_over.summary}; by now it counts as usual", healthy_when=()))
+        return told
 
     def _learn(self, view: View) -> None:
         known = self.known
@@ -211,6 +227,8 @@ class Baseline:
         known.sweep(view.wall)
 
     def _note(self, series: Series, told: Explanation, view: View) -> None:
+        if is_born_small(view, *series, told.value, told.low):
+            return
         judged = _judged(*series, told)
         before = self._active.get(series)
         if before is not None:
@@ -232,7 +250,7 @@ class Baseline:
             if seen is None or at is None or row is None or view.now - at > UNHEARD:
                 del self._active[series]
             elif view.now - one.since > self.config.longest:
-                del self._active[series]  # it is usual by now
+                self._settled[series[0]] = self._active.pop(series)
             elif at > one.seen_at:
                 is_counter = self.known._is_counter(series[1])
                 if is_counter or not one.is_outside:
@@ -241,6 +259,16 @@ class Baseline:
                         del self._active[series]
                 elif all(COMPARE[sign.op](seen.value, sign.value) for sign in _well(one.judged)):
                     del self._active[series]
+
+    @staticmethod
+    def _is_grave(found: list[_Active], now: float) -> bool:
+        """Whether several of its numbers that do not measure the same are clearly unusual, and not for a moment."""
+        clear = {
+            SAME.sub("", one.judged.metric)
+            for one in found
+            if one.judged.number >= CLEAR * one.judged.limit and now - one.since >= LASTS
+        }
+        return len(clear) >= SEVERAL
 
     def _finding(self, subject: str, found: list[_Active], view: View) -> Finding:
         found.sort(key=lambda one: -one.judged.number)
@@ -253,7 +281,7 @@ class Baseline:
             analyzer=self.name,
             subject=subject,
             fault="unusual",
-            severity=Severity.INFO,
+            severity=Severity.WARNING if self._is_grave(found, view.now) else Severity.INFO,
             since=min(one.since for one in found),
             summary=f"{subject}: {first.metric} is {shown(first.metric, first.value)}, "
             f"usually {_span(first)} ({first.why}){more}",
@@ -318,10 +346,12 @@ class Baseline:
     def teach(self, lesson: Lesson) -> str:
         if lesson.kind == "learnt":
             return self._take_over(lesson)
+        if lesson.right is None:
+            return ""
         said = [
             sentence
-            for judged in judged_of(lesson.data)
-            if judged.named == "novelty" and (sentence := self._judge(judged, bool(lesson.right)))
+            for judged in all_judged_of(lesson.data)
+            if judged.named == "novelty" and (sentence := self._judge(judged, lesson.right))
         ]
         return "; ".join(said)
 
@@ -341,11 +371,14 @@ class Baseline:
         row = self.known.seats.row_of.get((judged.subject, judged.metric))
         if row is None:
             return ""
+        if not (isfinite(judged.number) and judged.number >= 0):
+            return f"{judged.subject} {judged.metric} has no novelty to learn from, but {judged.number:g}"
         engine = self.known.engine
         before = float(engine.limits[row])
         engine.judge(row, right, judged.number)
         if not right:
-            self._active.pop((judged.subject, judged.metric), None)
+            if (one := self._active.pop((judged.subject, judged.metric), None)) is not None:
+                self._settled[judged.subject] = one
         return (
             f"{judged.subject} {judged.metric} is unusual from a novelty of {float(engine.limits[row]):.3g} on "
             f"(it was {before:.3g})"

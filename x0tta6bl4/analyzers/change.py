@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +26,7 @@ from x0tta6bl4.judgement.shifts import (
     step,
 )
 from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Occurrence, Severity, shown
-from x0tta6bl4.kernel.judged import MOST, Judged, judged_data
+from x0tta6bl4.kernel.judged import MOST, Judged, all_judged_of, judged_data
 from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
@@ -54,6 +55,8 @@ MOST_POINTS = 400
 """Values kept of one of those series."""
 MOST_KNOWN = 500
 """Events that are remembered as told, so that none counts twice when the daemon starts anew."""
+MOST_BEGAN = 10_000
+"""Subjects whose beginning is remembered; past that, those that are not seen any more are forgotten."""
 BACK = 3
 """Values that say together whether a series is back."""
 SAME_BEGIN = 5.0
@@ -231,6 +234,9 @@ class Change:
                 self._began[age.subject] = began
                 if before is not None and began > before:
                     yield Event(age.subject, RESTART, began, "", began + settle, True)
+        if len(self._began) > MOST_BEGAN:
+            there = {age.subject for age in view.sight.of_metric("process_age_seconds")}
+            self._began = {name: at for name, at in self._began.items() if name in there}
         for name in view.sight.subjects:
             acted = view.sight.acted_at(name)
             if acted is not None and acted > self._acted.get(name, self._first or 0.0):
@@ -250,9 +256,8 @@ class Change:
         self._events.append(event)
         wall = event.at + self._offset
         room = MOST_WATCHED - len(self._watches)
-        near = [
-            series for name in affected(view.sight.subjects, event.subject) for series in self._series_of(view, name)
-        ]
+        names = affected(view.sight.subjects, event.subject)
+        near = list(islice((series for name in names for series in self._series_of(view, name)), MOST_WATCHED))
         if len(near) > room:
             self._make_room(max(0, MOST_WATCHED - len(near)), lambda: len(self._watches))
             near = near[: MOST_WATCHED - len(self._watches)]
@@ -509,8 +514,7 @@ class Change:
         event = lesson.data.get("event")
         if lesson.kind != "verdict" or lesson.right is None or not isinstance(event, Mapping):
             return ""
-        told = lesson.data.get("judged")
-        names = {(str(one["subject"]), str(one["metric"])) for one in told or () if isinstance(one, Mapping)}
+        names = {(one.subject, one.metric) for one in all_judged_of(lesson.data)}
         if lesson.right:
             return f"{self.name}: {event.get('kind')} of {event.get('subject')} is the cause; nothing is to be changed"
         taught: list[str] = []
@@ -558,13 +562,20 @@ def _read(learnt: bytes, offset: float) -> Kept:
 
 def affected(subjects: Mapping[str, Subject], name: str) -> list[str]:
     """The subject first, then all that depend on it, nearest first, then the others of its group."""
-    found = [name]
-    for one in found:
-        found += sorted(s.name for s in subjects.values() if one in s.depends_on and s.name not in found)
+    dependents: dict[str, list[str]] = {}
+    for s in subjects.values():
+        for other in s.depends_on:
+            dependents.setdefault(other, []).append(s.name)
+    found = {name: None}
+    queue = [name]
+    for one in queue:
+        new = sorted(s for s in dict.fromkeys(dependents.get(one, ())) if s not in found)
+        found.update(dict.fromkeys(new))
+        queue += new
     group = subject_of(subjects, name).group
     if group:
-        found += sorted(s.name for s in subjects.values() if s.group == group and s.name not in found)
-    return found
+        found.update(dict.fromkeys(sorted(s.name for s in subjects.values() if s.group == group)))
+    return list(found)
 
 
 def is_counter(metric: str) -> bool:

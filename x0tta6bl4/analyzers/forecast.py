@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from math import inf, isfinite
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from x0tta6bl4.judgement.runway import Outlook, Runway
 from x0tta6bl4.kernel.facts import Condition, Finding, Observation, Severity, shown
-from x0tta6bl4.kernel.judged import Judged, judged_data, judged_of
+from x0tta6bl4.kernel.judged import Judged, all_judged_of, judged_data
 from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
@@ -31,8 +31,10 @@ FORGET_AFTER = 14 * 24
 """Hours after which a series that was not seen again is forgotten; sooner, if it was not known for as long."""
 LEAST_KEPT = 2
 """Hours for which it is kept in any case."""
-CLOCK_SET = 48
-"""Hours by which the clock must have gone on between two turns to have been set: nothing is forgotten for that."""
+HOLDS = 0.25
+"""Part of the time left for which a forecast that wavers is still told, as long as nothing has gone back."""
+BACK = 0.02
+"""Share of the whole by which a store must have gone back until what was said of it may be taken back."""
 LONGEST_NAME = 0xFFFF
 """Bytes; what has a longer one is not kept."""
 MAGIC = b"runway1\n"
@@ -132,6 +134,17 @@ class _Care:
     """Wall-clock seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The latest finding of a store, when it was found, and how much was in use."""
+
+    finding: Finding
+    at: float
+    share: float
+    left: float
+    """Seconds until the end that it told of."""
+
+
 class Forecast:
     """One runway a store: what is seen goes in at each turn, and its end is asked for."""
 
@@ -140,6 +153,7 @@ class Forecast:
         self.config = config
         self._runways: dict[Key, Runway] = {}
         self._cares: dict[Key, _Care] = {}
+        self._said: dict[Key, _Said] = {}
         self._most: dict[Key, float] = {}
         """The most that was seen of what drains."""
         self._hour = 0
@@ -163,12 +177,12 @@ class Forecast:
         return [*memory, Condition("process_fds_ratio", ">=", 0.66), *named]
 
     def analyze(self, view: View) -> Sequence[Finding]:
+        found = [finding for store in self._stores(view) if (finding := self._judge(store, view)) is not None]
         hour = int(view.wall // 3600)
         if view.scope is None and hour != self._hour:
-            before, self._hour = self._hour, hour
-            if 0 < hour - before < CLOCK_SET:
-                self._forget(hour)
-        return [finding for store in self._stores(view) if (finding := self._judge(store, view)) is not None]
+            self._hour = hour
+            self._forget(hour)
+        return found
 
     def _stores(self, view: View) -> Iterator[_Store]:
         config = self.config
@@ -250,9 +264,21 @@ class Forecast:
         # Woken turns look at the same number again and again: only a new one is a point of the line.
         if seen_at is not None and (runway.seen_at is None or seen_at > runway.seen_at):
             runway.take(seen_at, share, view.wall - (view.now - seen_at))
-        if share >= store.full:
-            return self._used_up(store, view)
-        return self._foretold(store, view, runway)
+        before = self._said.get(key)
+        if before is not None and (before.share - share > BACK or (born is not None and born > before.at)):
+            del self._said[key]
+            before = None
+        # What hovers about full is used up all the time, and not by turns used up and about to be.
+        was_full = before is not None and before.finding.fault == store.fault != store.foretold
+        if share >= store.full - (BACK if was_full else 0.0):
+            found: Finding | None = self._used_up(store, view)
+        else:
+            found = self._foretold(store, view, runway)
+        if found is not None:
+            self._said[key] = _Said(found, view.now, share, float(found.data.get("seconds_left", 0.0)))
+        elif before is not None and before.finding.fault == store.foretold and view.now - before.at < HOLDS * before.left:
+            return replace(before.finding, because=(store.seen,))  # the line wavers, and nothing has gone back
+        return found
 
     @staticmethod
     def _born(store: _Store, view: View, started: float | None) -> float | None:
@@ -398,7 +424,7 @@ class Forecast:
         """A false alarm makes the resource harder to announce for a fortnight; one that was right, easier again."""
         if lesson.kind != "verdict" or lesson.right is None or "resource" not in lesson.data:
             return ""
-        told = judged_of(lesson.data)
+        told = all_judged_of(lesson.data)
         if not told:
             return ""
         subject, resource = told[0].subject, str(lesson.data["resource"])
@@ -429,6 +455,7 @@ class Forecast:
             if runway.hour is None or runway.hour < hour - kept:
                 del self._runways[key]
                 self._most.pop(key, None)
+                self._said.pop(key, None)
         for key, care in list(self._cares.items()):
             if care.until < hour * 3600.0:
                 del self._cares[key]

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from pydantic import Field
 
-from x0tta6bl4.analyzers._series import Patterns, Rates, Rows, Seats, is_young, named
+from x0tta6bl4.analyzers._series import Patterns, Rates, Rows, Seats, is_born_small, is_young, named
 from x0tta6bl4.analyzers.baseline import COUNTERS, NOT_LEARNT
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.judgement.together import Settings, Together
 from x0tta6bl4.kernel.facts import Finding, Severity, shown
-from x0tta6bl4.kernel.judged import Judged, judged_data, judged_of
+from x0tta6bl4.kernel.judged import Judged, all_judged_of, judged_data
 from x0tta6bl4.kernel.lessons import Lesson, Progress
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
@@ -23,6 +24,13 @@ FORM = "x0tta6bl4.host"
 NUMBER = "strangeness of all its numbers together"
 FORGOTTEN, FORGOTTEN_YOUNG = 14 * 86400.0, 3600.0
 """Seconds unseen after which a metric is forgotten: one that was learnt, and one that was not yet."""
+STAYS = 0.6
+"""Part of its limit under which the score of a subject must fall until it is not strange any more."""
+ALONE = 0.5
+"""Share of a score from which one number is most of it: a single glitch is not a subject that is strange, so it has to
+be there at the next look as well."""
+BORN = 0.5
+"""Share of a score that may come from a new process being smaller than the one before; with more, that is all it is."""
 TOLD = 8
 """Metrics that a finding names as the likely cause."""
 
@@ -81,6 +89,8 @@ class HostAnalyzer:
         """Group -> its rows, and whose metric each is."""
         self._looked_at: float | None = None
         self._active: dict[str, _Active] = {}
+        self._odd_since: dict[str, float] = {}
+        """Subject -> since which look its score is over its limit, whether it was told or not."""
 
     def _add(self, names: Sequence[Series]) -> Rows:
         rows = np.empty(len(names), np.intp)
@@ -129,8 +139,12 @@ class HostAnalyzer:
         alarms = {self._subject_of[group] for group in self.engine.alarms().tolist()}
         for subject in alarms:
             self._note(subject, view)
+        self._odd_since = {subject: self._odd_since.get(subject, view.now) for subject in alarms}
         for subject in self._active.keys() - alarms:
-            del self._active[subject]
+            group = self._group_of.get(subject)
+            # What hovers about its limit is one finding, and not one a minute.
+            if group is None or self.engine.scores[group] < STAYS * self.engine.limits[group]:
+                del self._active[subject]
         self.seats.sweep(
             view.wall,
             lambda rows: np.where(self._is_learnt(rows), FORGOTTEN, FORGOTTEN_YOUNG),
@@ -154,7 +168,11 @@ class HostAnalyzer:
         if before is not None and before.score >= score:
             return
         told = self._judged(subject, view)
-        since = view.now if before is None else before.since
+        if sum(one.share for one in told if is_born_small(view, subject, one.metric, one.value, one.low)) > BORN:
+            return
+        since = self._odd_since.get(subject, view.now) if before is None else before.since
+        if before is None and since == view.now and told and told[0].share > ALONE:
+            return
         self._active[subject] = _Active(since, tuple(told[:TOLD]), len(told), score)
 
     def _judged(self, subject: str, view: View | None) -> list[Judged]:
@@ -234,14 +252,16 @@ class HostAnalyzer:
     def teach(self, lesson: Lesson) -> str:
         if lesson.kind == "learnt":
             return self._forget(lesson)
-        told = [j for j in judged_of(lesson.data) if j.named == NUMBER]
+        if lesson.right is None:
+            return ""
+        told = [j for j in all_judged_of(lesson.data) if j.named == NUMBER and isfinite(j.number) and j.number >= 0]
         said = []
         for judged in {j.subject: j for j in reversed(told)}.values():
             group = self._group_of.get(judged.subject)
             if group is None:
                 continue
             before = float(self.engine.limits[group])
-            self.engine.judge(group, bool(lesson.right), judged.number)
+            self.engine.judge(group, lesson.right, judged.number)
             if not lesson.right:
                 self._active.pop(judged.subject, None)
             said.append(

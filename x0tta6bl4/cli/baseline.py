@@ -24,7 +24,7 @@ from x0tta6bl4.cli.places import config_of, opened, overrides_of, place_of, who
 from x0tta6bl4.judgement.usual import Hourly, Usual, usual_of
 from x0tta6bl4.kernel.errors import ConfigError
 from x0tta6bl4.kernel.facts import shown
-from x0tta6bl4.kernel.judged import judged_of
+from x0tta6bl4.kernel.judged import all_judged_of, judged_of
 from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.kernel.traces import Series
 
@@ -322,7 +322,7 @@ async def _kept(args: Namespace, display: Display) -> Kept:
     verdicts: dict[Series, tuple[int, int]] = {}
     for lesson in lessons:
         if lesson.kind == "verdict" and lesson.right is not None:
-            for one in judged_of(lesson.data):
+            for one in all_judged_of(lesson.data):
                 right, wrong = verdicts.get((one.subject, one.metric), (0, 0))
                 verdicts[one.subject, one.metric] = (right + lesson.right, wrong + (not lesson.right))
     return Kept(pupil, _read(pupil, body, f"what is kept for {pupil.name}"), body, at, waiting, alarms, verdicts)
@@ -399,10 +399,15 @@ async def _import(args: Namespace, display: Display) -> int:
         raise Refusal(f"{args.archive} has no series in it", BAD)
     packed = known.pack([names[name] for name in wanted])
     taken = await put_down(args, pupil, packed, {"from": args.archive, "series": len(wanted)})
+    left = known.seats.turned_away
     if display.as_json:
-        display.json({"file": args.archive, "series": len(wanted)})
-    else:
-        display.line(f"What {args.archive} has of {len(wanted)} series was put down. {taken}")
+        display.json({"file": args.archive, "series": len(wanted), "no_room": left, "damaged": known.damaged})
+        return OK
+    display.line(f"What {args.archive} has of {len(wanted)} series was put down. {taken}")
+    if left:
+        display.line(f"{left} more found no room; most_series is {pupil.config.most_series}", 2)
+    if known.damaged:
+        display.line(f"{known.damaged} more are damaged, and were left out", 2)
     return OK
 
 

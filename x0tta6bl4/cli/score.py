@@ -9,7 +9,7 @@ from x0tta6bl4.cli.exits import OK, Refusal
 from x0tta6bl4.cli.incidents import find
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of, who
 from x0tta6bl4.kernel.facts import Incident, Result
-from x0tta6bl4.kernel.judged import judged_of
+from x0tta6bl4.kernel.judged import all_judged_of
 from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.kernel.memory import ActionRecord, Feedback, Knowledge, Trial
 from x0tta6bl4.runbooks.score import BOUND, Judgement, Score, in_plain, scores
@@ -122,7 +122,7 @@ def _taught(lesson: Lesson, incident: Incident, display: Display) -> int:
         )
         return OK
     display.line(f"Taken down: {incident.fault} was {'right' if lesson.right else 'a false alarm'} ({incident.id}).")
-    names = [f"{one.subject} {one.metric}" for one in judged_of(incident.data)]
+    names = [f"{one.subject} {one.metric}" for one in all_judged_of(incident.data)]
     if names:
         display.line(
             f"It was judged by {', '.join(names)}. Analyzers that learn take your word to heart: within a second where "

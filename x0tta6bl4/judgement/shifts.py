@@ -318,8 +318,8 @@ class Pasts:
     def _place(self, names: Sequence[Series], now: float) -> None:
         new = list(dict.fromkeys(name for name in names if name not in self._row))
         if len(new) > MOST_SERIES - len(self._row):
-            last_at = self._states["last_at"]
-            self.let_go([name for name, row in self._row.items() if now - last_at[row] > PRESSED])
+            last_at, here = self._states["last_at"], set(names)
+            self.let_go([n for n, row in self._row.items() if now - last_at[row] > PRESSED and n not in here])
             new = new[: max(0, MOST_SERIES - len(self._row))]
         short = len(new) - len(self._free)
         if short > 0:

@@ -7,15 +7,20 @@ three, and never more than seventeen.
 
 **What a score means.** The sum of the strangeness of all metrics of the subject in all four ways, divided by the number
 of metrics that are learnt plus eight; the eight are there so that each of three metrics must be odder than each of
-forty. At 1 the alarm begins for a subject that is usually quiet. A score does not depend on the units of the metrics,
-hardly on how many there are, nor on how often they are read.
+forty. Around 1 the alarm begins for a subject that is usually quiet. A score does not depend on the units of the
+metrics, hardly on how many there are, nor on how often they are read.
 
-**What a limit means.** The largest of four: 1; eleven times the root mean square of the subject's scores; what is
-usually reached at this hour of the day, and some; what earlier alarms at this or any hour have raised it to, which
-slides back as fast as the budget of alarms lets it.
+**What a limit means.** The larger of two. One is where all subjects begin (0.85), a tenth more after alarms that nobody
+judged, and times more for a subject that is restless: not one that has many short alarms, those may all be right, but
+one that spends much of its time odd. The other is twice the score that the subject reaches at this time on most days.
+No incident makes its subject deaf, since it counts only while it is new, and for this time of the day hardly before it
+comes again on the next.
 
 What it does not do: notice one odd metric among hundreds (the judge of single series does), a metric that stands still
-for an hour, or a gradual change that takes much longer than a day.
+for an hour, or a gradual change that takes much longer than a day. What comes at the same time night after night is
+expected within a week, whether it is a job or a fault; and a subject that bursts at random all week is heard only when
+it is much odder than its bursts. By its scores alone that cannot be told from one with long incidents every other day,
+so neither can the second be heard for long.
 """
 
 import math
@@ -36,6 +41,8 @@ LARGEST = 1e100
 """Larger values are taken for this one: their squares must not overflow."""
 TINY = 1e-200
 """Keeps divisions defined where a metric has never moved."""
+TIMES = 96
+"""Into so many parts the day is cut to learn what is usual when: the shorter, the less is expected beside a job."""
 BLOCK = 1024
 """So many metrics are worked on at once: what they need then stays in the processor's cache."""
 
@@ -52,16 +59,14 @@ GROUP = np.dtype(
         ("members", np.int64),
         ("score", np.float64),
         ("raised", np.float64),  # its limit, as a multiple of where all begin
-        ("hours", np.float32, 24),  # the same for each hour of the day; the larger of both holds
-        ("habits", np.float32, 24),  # the score it usually reaches in each
+        ("habits", np.float32, TIMES),  # the score it usually reaches at each time of the day
+        ("before", np.float32, TIMES),  # and the highest when it was last that time
         ("last", np.float64),  # when something was seen of it
         ("ready_at", np.float64),  # since when enough is learnt
         ("onset", np.float64),  # when its latest alarm began,
         ("hot_at", np.float64),  # when it was last in alarm,
-        ("peak", np.float64),  # its highest score,
-        ("often", np.float64),  # how many there were in the last week or so,
-        ("loudest", np.float64),  # its highest score in this hour
-        ("noise", np.float64),  # the mean square of its scores
+        ("loudest", np.float64),  # its highest score at this time, below 0 if nothing was seen
+        ("noise", np.float64),  # by how much its scores are above the start on average, if not expected
         ("owed", np.bool_),  # and whether it has not raised the limit yet
         ("ready", np.bool_),
         ("hot", np.bool_),
@@ -69,7 +74,8 @@ GROUP = np.dtype(
 )
 NAMES = tuple(GROUP.names or ())
 FRESH = np.array(
-    [(0, 0, 1, np.ones(24), np.zeros(24), -np.inf, np.inf, -np.inf, -np.inf, 0, 0, 0, 0, False, False, False)], GROUP
+    [(0, 0, 1, np.zeros(TIMES), np.zeros(TIMES), -np.inf, np.inf, -np.inf, -np.inf, -1, 0, False, False, False)],
+    GROUP,
 )
 
 
@@ -114,39 +120,59 @@ class Settings:
     """The least spread, as a share of the level: a metric that never moved must move by about one percent to be odd."""
     sensitivity: float = 2.0
     """Scales every limit: 4 alarms at twice the score, 1 at half of it."""
+    start: float = 0.85
+    """The limit all subjects begin with, and come back to. Raise it for fewer and surer alarms of quiet subjects."""
     budget: float = 0.1
-    """Alarms a week that a subject may have. One that has more gets a higher limit, until it keeps to it."""
-    step: float = 1.25
-    """By how much an alarm at most raises its subject's limit when it is over; the budget takes it back. The second of
-    a week raises by the square of it, the third by the cube: who alarms every day is soon quiet, who alarms once a
-    month stays sharp."""
-    hour_step: float = 4.0
-    """By how much at most it raises the limit of its hour of the day: a nightly job is soon expected, and for the rest
-    of the day the subject is heard as well as ever."""
-    noise: float = 11.0
-    """A limit is never under so many times the root mean square of the subject's scores: restless subjects have high
-    limits from the start. Raise it for fewer alarms of those, lower it to hear more of them."""
-    hour_room: float = 2.5
-    """The limit of an hour of the day is never under so many times the score it usually reaches on earlier days."""
+    """Alarms a week that a subject may have without its limit being raised for good: so often what one alarm added to
+    it is taken away again."""
+    step: float = 1.1
+    """By how much alarms that nobody judged raise their subject's limit when they are over. Many raise it no more than
+    one: a dozen real incidents a week must not make deaf to the next."""
+    restless: float = 0.005
+    """A subject is restless whose scores are on average above ``start`` by this share of it, what is expected and what
+    lasts not counted: for 50 minutes a week at twice the start. Raise it where subjects are heard too little that have
+    incidents of an hour every few days; lower it where those that burst at random are a nuisance."""
+    steep: float = 6.0
+    """The limit of a restless subject rises with this power of its restlessness. So steep because hosts that burst at
+    random are hardly twice as restless as those with a dozen short incidents a week."""
+    ceiling: float = 8.0
+    """Restlessness never raises a limit above so many times its start, and no higher score is taken for usual at a time
+    of the day. A verdict may raise it above."""
+    loud: float = 2.0
+    """By how many times the start a score counts at most as above it: restlessness is how much of its time a subject is
+    odd, more than how odd."""
+    news: float = 3600.0
+    """So long an alarm counts for restlessness and for what is usual at its time of the day; what lasts longer is an
+    incident, not a habit."""
+    habit_room: float = 2.0
+    """A limit is never under so many times the score that the subject usually reaches at this time of the day (a
+    quarter of an hour). Raise it where nightly jobs still alarm, lower it to hear faults that fall together with
+    them."""
+    habit_rise: float = 0.2
+    """By which share of what is missing the usual score of a time rises in a day on which it was reached again: a
+    nightly job is expected after its fourth or fifth night."""
+    habit_fall: float = 0.1
+    """By which share it falls on a day without: a job that rests over the weekend is still expected on Monday."""
     young: float = 5 * 86400.0
     """How fast the limit of a subject comes down from twice its start: one that was followed for a day is known as far
     as a day goes."""
     merge: float = 1800.0
     """Alarms with less than this between them are one."""
-    ceiling: float = 8.0
-    """Alarms alone never raise a limit above so many times its start, so that no subject goes deaf. A verdict may, and
-    what is above then fades in weeks."""
     fade: float = 4 * WEEK
-    """How long the limits of hours, and what a verdict raised above the ceiling, take to fade; noise half as long."""
+    """How long it takes until what a verdict has raised is forgotten; restlessness takes half of it."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{each.name}: must be a finite number above 0 (got {value!r})")
-        for name, value in (("step", self.step), ("hour_step", self.hour_step)):
-            if value <= 1:
-                raise ValueError(f"{name}: must be above 1, or no alarm ever teaches anything (got {value!r})")
+        if self.step <= 1:
+            raise ValueError(f"step: must be above 1, or no alarm ever teaches anything (got {self.step!r})")
+        for name, share in (("habit_rise", self.habit_rise), ("habit_fall", self.habit_fall)):
+            if share > 1:
+                raise ValueError(f"{name}: is a share, and must be 1 at most (got {share!r})")
+        if self.ceiling < 1:
+            raise ValueError(f"ceiling: must be 1 or more, or limits end below their start (got {self.ceiling!r})")
         if self.most <= self.sigmas:
             raise ValueError(
                 f"most: must be above sigmas ({self.sigmas!r}), or nothing is ever odd (got {self.most!r})"
@@ -169,7 +195,6 @@ class Together:
         self._free: list[int] = []
         self._groups = np.zeros(0, GROUP)
         self._at = -math.inf
-        self._slid = -math.inf
 
     def __len__(self) -> int:
         return int(self._alive[: self.size].sum())
@@ -182,15 +207,23 @@ class Together:
 
     @property
     def limits(self) -> Floats:
-        """By group: the score from which on it is an alarm, at this hour of the day."""
+        """By group: the score from which on it is an alarm, at this time of the day."""
         its, groups = self.settings, self._groups
         young = 1 + np.exp(-np.maximum(self._at - groups["ready_at"], 0.0) / its.young)
-        hour = _hour(self._at)
-        limits: Floats = np.maximum(groups["raised"], groups["hours"][:, hour])
-        np.maximum(limits, its.hour_room * groups["habits"][:, hour], out=limits)
-        np.maximum(limits, its.noise * np.sqrt(groups["noise"]), out=limits)
+        limits: Floats = np.maximum(its.start * groups["raised"] * self._restless(), self._expected(self._at))
         limits *= young * (its.sensitivity / 2)
         return limits
+
+    def _restless(self) -> Floats:
+        """By group: by how much its restlessness raises its limit."""
+        its = self.settings
+        restless: Floats = np.clip((self._groups["noise"] / its.restless) ** its.steep, 1.0, its.ceiling)
+        return restless
+
+    def _expected(self, at: float) -> Floats:
+        """By group: up to which score is usual at this time of the day."""
+        expected: Floats = self.settings.habit_room * self._groups["habits"][:, _time_of_day(at)].astype(np.float64)
+        return expected
 
     @property
     def nbytes(self) -> int:
@@ -264,6 +297,11 @@ class Together:
             here = seen[part]
             if here.all():
                 self._look(self._state[:, part], seen_values[part], at)
+            elif 2 * np.count_nonzero(here) > len(here):  # put back the few is faster than to pick out the many
+                few = start + np.flatnonzero(~here)
+                state = self._state[:, few]
+                self._look(self._state[:, part], np.where(here, seen_values[part], self._state[NOW, part]), at)
+                self._state[:, few] = state
             elif here.any():
                 some = start + np.flatnonzero(here)
                 state = self._state[:, some]
@@ -399,69 +437,55 @@ class Together:
         np.copyto(groups["ready_at"], at, where=ready & (groups["ready_at"] > at))
         self._hear(np.where(told & ready, passed, 0.0), at)
         self._alarm(told, at)
-        self._relax(np.where(told, passed, 0.0), at)
+        self._relax(np.where(told, passed, 0.0))
 
     def _hear(self, passed: Floats, at: float) -> None:
-        """Learn how loud each group usually is. What is an alarm counts as if it had just reached the limit."""
-        groups, hour = self._groups, _hour(self._at)
-        if hour != _hour(at):  # not earlier, or a fault that grows slowly would push its own limit up
-            habit = groups["habits"][:, hour]
-            habit += np.where(groups["ready"], 0.3 * (groups["loudest"] - habit), 0.0)
-            groups["loudest"] = 0.0
+        """Learn how loud each group usually is, at this time of the day and at all."""
+        its, groups, was = self.settings, self._groups, _time_of_day(self._at)
+        if was != _time_of_day(at):
+            loudest, before, habit = groups["loudest"], groups["before"][:, was], groups["habits"][:, was]
+            told = groups["ready"] & (loudest >= 0)
+            # What came only once may have been an incident: the last time must have been nearly as loud.
+            more = np.minimum(loudest, 1.25 * np.maximum(before, habit)) - habit
+            habit += np.where(told, np.where(more > 0, its.habit_rise, its.habit_fall) * more, 0.0)
+            np.copyto(before, loudest, where=told, casting="same_kind")
+            groups["loudest"] = -1.0
         self._at = at
-        heard = np.minimum(groups["score"], self.limits) / (self.settings.sensitivity / 2)
+        score = groups["score"]
+        stale = (at - groups["hot_at"] <= its.merge) & (at - groups["onset"] > its.news)
+        heard = np.where(stale, 0.0, np.minimum(score, its.ceiling))
         np.copyto(groups["loudest"], np.maximum(groups["loudest"], heard), where=passed > 0)
-        known = np.clip(at - groups["ready_at"], 0.0, self.settings.fade / 2) + 86400.0
-        groups["noise"] += passed / (passed + known) * (heard * heard - groups["noise"])
+        odd = np.clip(score / its.start - 1, 0.0, its.loud)
+        odd[stale | (score <= self._expected(at))] = 0.0
+        known = np.clip(at - groups["ready_at"], 0.0, its.fade / 2) + 86400.0
+        groups["noise"] += passed / (passed + known) * (odd - groups["noise"])
 
     def _alarm(self, told: NDArray[np.bool_], at: float) -> None:
-        """Note which groups are in alarm, and let the alarms that are over raise their limits."""
+        """Note which groups are in alarm; those that are over and nobody has judged raise their limits a little."""
         its, groups = self.settings, self._groups
         for name in ("hot_at", "onset"):  # a clock set back must not stop the counting of alarms
             np.minimum(groups[name], at, out=groups[name])
-        limits, peak, owed = self.limits, groups["peak"], groups["owed"]
+        limits, owed = self.limits, groups["owed"]
         groups["hot"] = hot = groups["ready"] & (groups["score"] >= limits)
         hot = hot & told
         begun = hot & (at - groups["hot_at"] > its.merge)
         over = owed & told & (at - groups["hot_at"] > its.merge)
-        for number in np.flatnonzero(over):
-            self._learn_from(groups[number])
+        raised = groups["raised"]
+        np.copyto(raised, np.maximum(raised, np.minimum(its.step * raised, its.step)), where=over)
         owed[over] = False
-        peak[begun] = 0.0
         groups["onset"][begun] = at
         owed |= begun
         groups["hot_at"][hot] = at
-        np.copyto(peak, np.maximum(peak, groups["score"]), where=hot)
 
-    def _learn_from(self, group: np.void) -> None:
-        """An alarm is over that nobody has judged: raise the limit a little, and that of its hours of the day more."""
-        its = self.settings
-        peak = 1.1 * float(group["peak"]) / (its.sensitivity / 2)
-        group["often"] += 1
-        raised = max(float(group["raised"]), its.noise * math.sqrt(group["noise"]))
-        group["raised"] = max(
-            float(group["raised"]), min(raised * its.step ** float(group["often"]), peak, its.ceiling)
-        )
-        around = (group["onset"] - its.merge, group["onset"] + its.merge, group["hot_at"] + its.merge)
-        for hour in {_hour(moment) for moment in around}:
-            raised = float(group["hours"][hour])
-            group["hours"][hour] = max(raised, min(raised * its.hour_step, peak, its.ceiling))
-
-    def _relax(self, passed: Floats, at: float) -> None:
+    def _relax(self, passed: Floats) -> None:
         """Let limits go back to their start, as fast as the budget of alarms would drive them up."""
         its, groups = self.settings, self._groups
-        high = np.log(groups["raised"])
-        slide = math.log(its.step) * its.budget / WEEK * passed
-        above = np.maximum(high - math.log(its.ceiling), 0.0) * np.minimum(passed / its.fade, 1.0)
+        high, step = np.log(groups["raised"]), math.log(its.step)
+        slide = step * its.budget / WEEK * passed
+        above = np.maximum(high - step, 0.0) * np.minimum(passed / its.fade, 1.0)
         groups["raised"] = np.exp(
             np.where(high > 0, np.maximum(high - slide - above, 0.0), np.minimum(high + slide, 0.0))
         )
-        groups["often"] *= 1 - passed / WEEK
-        since = at - self._slid
-        if not 0 <= since < 3600:  # hours fade slowly: once an hour is often enough
-            self._slid = at
-            if 0 < since < math.inf:
-                groups["hours"] **= 1 - min(since / its.fade, 1.0)
 
     # What came of it
 
@@ -525,24 +549,24 @@ class Together:
     def judge(self, group: int, right: bool, score: float) -> None:
         """An operator says whether the alarm with this score was right.
 
-        A false one puts the group's limit above that score at once, even above the ceiling. A right one takes back what
-        raised the limit, down to just below that score, and never under half of the start.
+        A false one puts the group's limit above that score at once, however high. A right one takes back what raised
+        the limit, down to just below that score, and never under half of the start.
         """
         self._rows_of(group)
         if not (math.isfinite(score) and score >= 0):
             raise ValueError(f"score: must be the finite score of the alarm that was judged (got {score!r})")
         said = score / (self.settings.sensitivity / 2)
         its = self._groups[group]
-        now = float(its["raised"])
+        start, now = self.settings.start, float(its["raised"])
         if right:
             young = 1 + math.exp(-max(self._at - float(its["ready_at"]), 0.0) / self.settings.young)
-            enough = max(0.5, 0.9 * said / young)
-            its["raised"] = min(now, enough)
-            np.minimum(its["hours"], enough, out=its["hours"])
-            np.minimum(its["habits"], enough / self.settings.hour_room, out=its["habits"])
-            its["noise"] = min(float(its["noise"]), (enough / self.settings.noise) ** 2)
+            enough = max(0.5 * start, 0.9 * said / young)
+            calm = self.settings.restless * max(enough / start, 1.0) ** (1 / self.settings.steep)
+            its["noise"] = min(float(its["noise"]), calm)
+            its["raised"] = min(now, enough / (start * float(self._restless()[group])))
+            np.minimum(its["habits"], enough / self.settings.habit_room, out=its["habits"])
         else:
-            its["raised"] = max(now, 1.1 * said)
+            its["raised"] = max(now, 1.1 * said / (start * float(self._restless()[group])))
         its["owed"] = False
 
     # Keeping it
@@ -553,7 +577,7 @@ class Together:
             "metrics": self._state[:, : self.size].copy(),
             "group": self._group[: self.size].astype(np.int32),
             "alive": self._alive[: self.size].copy(),
-            "clock": np.array([self._at, self._slid]),
+            "clock": np.array([self._at]),
         }
         return kept | {f"groups.{name}": self._groups[name].copy() for name in NAMES}
 
@@ -568,7 +592,7 @@ class Together:
         rows, numbers = kept["group"].shape[:1], kept["groups.score"].shape[:1]
         for name, like in wanted.items():
             here = kept[name]
-            first = (LINES, *rows) if name == "metrics" else (2,) if name == "clock" else rows
+            first = (LINES, *rows) if name == "metrics" else (1,) if name == "clock" else rows
             shape = (*numbers, *like.shape[1:]) if name.startswith("groups.") else first
             if here.shape != shape or here.dtype.kind != like.dtype.kind:
                 raise ValueError(
@@ -588,13 +612,13 @@ class Together:
             raise ValueError("snapshot: groups.members does not agree with group; it is damaged, so learn anew")
         if not (np.isfinite(metrics).all() and np.isfinite(groups["score"] + groups["noise"]).all()):
             raise ValueError("snapshot: metrics or scores hold what is no number; it is damaged, so learn anew")
-        if not ((groups["raised"] > 0).all() and (groups["hours"] > 0).all()):
+        if not ((groups["raised"] > 0).all() and (groups["habits"] >= 0).all() and (groups["noise"] >= 0).all()):
             raise ValueError("snapshot: a limit is not above 0; it is damaged, so learn anew")
         self._state, self.size, self._group, self._alive, self._groups = metrics, len(group), group, alive, groups
         self._free = np.flatnonzero(~alive).tolist()
-        self._at, self._slid = (float(moment) for moment in kept["clock"])
+        self._at = float(kept["clock"][0])
 
 
-def _hour(at: float) -> int:
-    """The hour of the day, by whatever clock the caller counts with."""
-    return int(at % 86400 // 3600) if math.isfinite(at) else 0
+def _time_of_day(at: float) -> int:
+    """Which of the ``TIMES`` of the day it is, by whatever clock the caller counts with."""
+    return int(at % 86400 // (86400 // TIMES)) if math.isfinite(at) else 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from x0tta6bl4.kernel.facts import Attributes, Finding, Incident, IncidentState, Severity
 from x0tta6bl4.kernel.incidents import JOINED, MERGED, Incidents, Key, below, is_down, with_others
-from x0tta6bl4.kernel.judged import judged_of
+from x0tta6bl4.kernel.judged import judged_data, judged_of
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject
 
@@ -34,8 +34,9 @@ TOGETHER = 60.0
 """Seconds between two faults of one storm of faults."""
 NEAREST = 64
 """Of what a subject depends on, so many are looked at, nearest first: a bound for graphs that nobody has pictured."""
-TOLD, CAUSES = 64, 8
-"""Members and causes that an incident tells of; how many there are is told beside."""
+TOLD, CAUSES, MEMBER_SERIES = 64, 8, 2
+"""Members and causes that an incident tells of, and series of each member; how many members there are is told beside.
+"""
 RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.MAJOR: 2, Severity.CRITICAL: 3}
 LOCAL = frozenset({"process", "unit", "watched", "host"})
 """Kinds of subjects that live on this host, and suffer with it."""
@@ -85,13 +86,16 @@ class _Member:
     found_at: float
     """Monotonic seconds of the turn that found it last."""
     finding: Finding | None = None
+    judged: tuple[Mapping[str, Any], ...] = ()
+    """Its most telling series, as its data has them."""
 
     @property
     def key(self) -> Key:
         return self.subject, self.fault
 
     def told(self) -> dict[str, Any]:
-        return {"subject": self.subject, "fault": self.fault, "summary": self.summary, "since": round(self.since, 3)}
+        told = {"subject": self.subject, "fault": self.fault, "summary": self.summary, "since": round(self.since, 3)}
+        return {**told, "judged": list(self.judged)} if self.judged else told
 
 
 @dataclass(slots=True)
@@ -841,6 +845,7 @@ def _member_of(finding: Finding, turn: _Turn) -> _Member:
         is_soft(finding.fault, finding.data),
         turn.view.now,
         finding,
+        tuple(judged_data(judged[:MEMBER_SERIES])["judged"]),
     )
 
 
@@ -874,7 +879,10 @@ def _member_told(told: Any, found_at: float) -> _Member | None:
     summary = str(told.get("summary", ""))
     soft = fault in SOFT
     severity = Severity.INFO if soft else Severity.WARNING
-    return _Member(subject, fault, summary, float(since), severity, 1, 0.5, subject, fault, "", (), soft, found_at)
+    judged = tuple(judged_data(judged_of(told)[:MEMBER_SERIES])["judged"])
+    return _Member(
+        subject, fault, summary, float(since), severity, 1, 0.5, subject, fault, "", (), soft, found_at, judged=judged
+    )
 
 
 # -- small words -------------------------------------------------------------------------------------------------------

@@ -103,6 +103,16 @@ def judged_of(data: Attributes) -> list[Judged]:
     return found
 
 
+def all_judged_of(data: Attributes) -> list[Judged]:
+    """The same with what is told of those that were found together with it: a word on an incident is about them all."""
+    members = data.get("together")
+    found = judged_of(data)
+    for member in members if isinstance(members, list | tuple) else ():
+        if isinstance(member, Mapping):
+            found += judged_of(member)
+    return list({(one.subject, one.metric, one.named): one for one in reversed(found)}.values())[::-1]
+
+
 def is_yes_or_no(metric: str) -> bool:
     return metric.endswith("_up") or metric == "sees"
 
@@ -137,4 +147,6 @@ def _is_ours(one: Mapping[str, Any]) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 1 << 1023  # JSON has larger ones, and a number of ours has not
+    return isinstance(value, float)

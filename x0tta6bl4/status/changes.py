@@ -104,8 +104,9 @@ class Changes:
         loop = self.desk.face.loop
         now = loop.parts.clock.wall()
         at = now if said.at is None else datetime.fromisoformat(said.at).timestamp()
-        if at > now + AHEAD:
-            mistake = {"where": "at", "message": "lies in the future: note it when it was done", "hint": ""}
+        if at > now + AHEAD or at < 0:  # what is older than the clock would be noted, and never listed
+            words = "lies in the future: note it when it was done" if at > now else "lies before 1970"
+            mistake = {"where": "at", "message": words, "hint": ""}
             raise refused_for("BAD_CHANGE", "the body", [mistake])
         sight = loop.parts.sight
         # Whoever mistypes a name would believe a deploy noted that is tied to nothing.
