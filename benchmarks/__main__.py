@@ -18,6 +18,7 @@ PARTS = {
     "face": "what the endpoint costs, and that healing goes on beneath a crowd",
     "runbooks": "durable incidents: how many, how fast, how small",
     "detect": "what the detectors find, what they cry wolf about, and what they cost, beside others",
+    "weeks": "what a human hears of a host in six weeks, and what it was about",
 }
 BESIDE_PEERS = ("statechart", "detect")
 

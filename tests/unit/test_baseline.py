@@ -110,6 +110,51 @@ def test_it_is_over_when_the_value_is_back_and_when_it_has_become_usual() -> Non
     assert new.look() == []
 
 
+def test_what_stays_where_it_went_is_told_once_more_without_signs_so_that_its_incident_ends() -> None:
+    days = settled(Config(longest=2 * 3600.0))
+    days.live(4 * 3600.0, steady(300.0))
+    told = [finding for _, finding in days.found]
+
+    assert all(finding.healthy_when for finding in told[:-1])
+    assert ((), True) == (told[-1].healthy_when, told[-1].summary.endswith("by now it counts as usual"))
+
+
+def test_a_new_process_that_is_smaller_than_the_old_one_is_not_unusual_and_a_larger_one_is() -> None:
+    def life(level: float, age: float) -> Callable[[float], Mapping[tuple[str, str], float]]:
+        dice = noise()
+        return lambda now: {
+            ("web", "process_rss_bytes"): level + next(dice),
+            ("web", "process_age_seconds"): age,
+        }
+
+    found = {}
+    for level, age in ((50.0, 3600.0), (50.0, 3 * DAY), (200.0, 3600.0)):
+        days = Days(Baseline("baseline", Config()))
+        days.live(4 * DAY, life(100.0, 9 * DAY))
+        days.found.clear()
+        days.live(3 * STEP, life(level, age))
+        found[level, age] = bool(days.found)
+
+    assert {(50.0, 3600.0): False, (50.0, 3 * DAY): True, (200.0, 3600.0): True} == found
+
+
+def test_several_numbers_far_from_usual_for_minutes_are_a_warning_and_two_names_for_one_number_are_not() -> None:
+    def three(factor: float, *moved: str) -> Callable[[float], Mapping[tuple[str, str], float]]:
+        dice = noise()
+        metrics = ("disk_free_bytes", "disk_free_ratio", "errors")
+        return lambda now: {("web", m): (factor if m in moved else 1.0) * (100 + next(dice)) for m in metrics}
+
+    said = []
+    for moved in (("disk_free_bytes", "disk_free_ratio"), ("disk_free_ratio", "errors")):
+        days = Days(Baseline("baseline", Config()))
+        days.live(3 * DAY, three(1.0))
+        (first,) = days.live(STEP, three(5.0, *moved))
+        (later,) = days.live(2 * STEP, three(5.0, *moved))
+        said.append((first.severity, later.severity))
+
+    assert [("info", "info"), ("info", "warning")] == said
+
+
 def test_a_woken_turn_tells_what_is_unusual_and_learns_nothing() -> None:
     days = settled()
     days.live(STEP, steady(300.0))
@@ -148,6 +193,7 @@ def test_a_false_alarm_quietens_the_series_at_once_and_a_right_one_does_not() ->
         float(days.analyzer.known.engine.limits[0]) for days in (wrong, right) if isinstance(days.analyzer, Baseline)
     ]
 
+    assert [()] == [finding.healthy_when for finding in wrong.look()], "its incident has nothing to wait for any more"
     assert wrong.look() == []
     assert ["web"] == [finding.subject for finding in right.look()]
     assert now[0] > judged_of(wrong.found[0][1].data)[0].number > limits[0]
@@ -351,6 +397,21 @@ def test_a_strange_subject_ends_when_it_is_as_usual_and_a_verdict_quietens_it() 
     assert ended.look() == []
     assert judged.look() == []
     assert said.startswith("web is strange from ")
+
+
+def test_one_number_that_is_odd_for_a_moment_does_not_make_its_subject_strange() -> None:
+    def one(much: float) -> Callable[[float], Mapping[tuple[str, str], float]]:
+        dice = noise(3)
+        return lambda now: {("web", f"m{n}"): 100.0 + next(dice) + (much if n == 0 else 0.0) for n in range(4)}
+
+    days = Days(HostAnalyzer("host", HostConfig()))
+    days.live(4 * DAY, one(0.0))
+    days.found.clear()
+    at_once = days.live(STEP, one(500.0))
+    at_last = days.live(STEP, one(500.0))
+
+    assert at_once == []
+    assert [("strange", days.now - STEP)] == [(finding.fault, finding.since) for finding in at_last]
 
 
 def test_a_host_is_known_to_the_next_life() -> None:

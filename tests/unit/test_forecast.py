@@ -169,6 +169,40 @@ def test_a_sawtooth_is_no_leak_once_two_of_its_teeth_were_seen() -> None:
     assert all(at <= 40 for at, _ in told)
 
 
+def test_what_hovers_about_full_is_used_up_all_the_time_and_not_by_turns_about_to_be() -> None:
+    rng = random.Random(5)
+    limit = {"process_fds_limit": 1024.0, "process_age_seconds": 9 * DAY}
+    told = Host().feed(
+        lambda s: float(round(min(972.0, 100 + s / 14) + rng.gauss(0, 5))), 15_000, 60.0, "process_fds", **limit
+    )
+    faults = [finding.fault for _, finding in told]
+    first = faults.index("exhausting-descriptors")
+
+    assert {"exhausting-descriptors"} == set(faults[first:])
+    assert [60.0] * (len(told) - 1 - first) == [
+        round(b - a, 3) for (a, _), (b, _) in zip(told[first:], told[first + 1 :], strict=False)
+    ]
+
+
+def test_a_forecast_that_wavers_is_one_story_and_ends_when_something_has_gone_back() -> None:
+    """A restless leak of five hours in a process that collects its garbage, read once a minute."""
+    rng = random.Random(7)
+    period = rng.uniform(1200, 5400)
+    host = Host()
+    host.feed(lambda s: (72 + 16 * (s % period / period) + rng.gauss(0, 0.16)) * MIB, 3 * DAY, 60.0)
+    told = host.feed(
+        lambda s: (72 + s * 112 / 18_180 + 16 * ((s + 3 * DAY) % period / period) + rng.gauss(0, 2)) * MIB,
+        18_180,
+        60.0,
+    )
+    times = [at for at, finding in told if finding.fault == "leaking-memory"]
+    host.see("process_rss_bytes", 72 * MIB)
+
+    assert len(times) > 3
+    assert max(b - a for a, b in pairwise(times)) <= 61
+    assert host.judge() == []
+
+
 def test_a_process_that_is_warm_and_then_stays_so_is_no_leak_for_long() -> None:
     told = Host().feed(lambda s: min(120.0, 20 + s * 10) * MIB, 600)
 

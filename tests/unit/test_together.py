@@ -476,21 +476,20 @@ def test_an_incident_that_lasts_for_half_a_day_does_not_make_deaf() -> None:
     assert engine.limits[0] < 1.5
 
 
-def test_who_bursts_at_random_most_of_the_time_is_heard_less_and_later_as_before() -> None:
+def test_who_bursts_at_random_twice_a_day_is_heard_less_and_when_that_is_over_as_before() -> None:
     chance = np.random.default_rng(3)
     values = hosts(21, 14 * 288, 300.0)
     calm = values.std(axis=0)
-    for _ in range(14 * 6):
+    for _ in range(14 * 2):
         moment, length = int(chance.integers(0, len(values))), 1 + int(chance.exponential(4))
-        values[moment : moment + length, :8] += chance.lognormal(2.2, 0.7) * calm[:8]
+        values[moment : moment + length, :8] += chance.lognormal(2.5, 0.7) * calm[:8]
     engine, _ = heard(values, [0])
     restless = float(engine.limits[0])
-    again = hosts(21, 14 * 288, 300.0)
-    for number in range(14 * 288 * 4):
-        engine.update(again[number % len(again)], START + (len(values) + number) * 300.0)
+    for number, row in enumerate(hosts(21, 42 * 96, 900.0)):
+        engine.update(row, START + len(values) * 300.0 + number * 900.0)
 
     assert restless > 2
-    assert engine.limits[0] < 0.6 * restless
+    assert engine.limits[0] < 1.5
 
 
 def test_sensitivity_scales_the_limits_and_not_the_scores() -> None:
@@ -663,4 +662,4 @@ def test_recorded_machines_with_a_dozen_incidents_a_week_are_not_made_deaf_by_th
         engine.update(row, START + number * 60.0)
         hot.append(np.isin(np.arange(len(parts)), engine.alarms()))
 
-    assert event_f1(np.array(hot)[learnt:], [part["label"][:judged].astype(bool) for part in parts]) > 9
+    assert event_f1(np.array(hot)[learnt:], [part["label"][:judged].astype(bool) for part in parts]) > 0.45

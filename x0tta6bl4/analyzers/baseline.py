@@ -376,9 +376,8 @@ class Baseline:
         engine = self.known.engine
         before = float(engine.limits[row])
         engine.judge(row, right, judged.number)
-        if not right:
-            if (one := self._active.pop((judged.subject, judged.metric), None)) is not None:
-                self._settled[judged.subject] = one
+        if not right and (one := self._active.pop((judged.subject, judged.metric), None)) is not None:
+            self._settled[judged.subject] = one
         return (
             f"{judged.subject} {judged.metric} is unusual from a novelty of {float(engine.limits[row]):.3g} on "
             f"(it was {before:.3g})"

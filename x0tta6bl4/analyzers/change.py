@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 from pydantic import Field
 
+from x0tta6bl4.analyzers._series import GROWS
 from x0tta6bl4.judgement.shifts import (
     BLOCK,
     LEAST_SPAN,
@@ -65,10 +66,9 @@ SAME_BEGIN = 5.0
 LEFT_OUT = re.compile(r".*_(up|status|limit|job|failed|stopped|auto_restart|on_purpose|age_seconds)|alert_.*|tls_.*")
 """Yes and no, codes, and what goes on by itself: other analyzers judge them, or nobody needs to."""
 COUNTER = re.compile(r".*_total|process_cpu_seconds|unit_restarts")
-GROWS = re.compile(r"process_(rss_bytes|fds|fds_ratio|threads)|.*(heap|cache|resident|memory_used).*")
-"""What begins small with every new process, and ends up where its load takes it."""
 NEW_PROCESS = 0.5
-"""Share by which that must be more than before to count: less says nothing, and a little more hardly anything."""
+"""Share by which what begins small with every new process must be more than before to count: less says nothing, and a
+little more hardly anything."""
 LESS_IS_WORSE = re.compile(
     r"(.*_)?(free|available|left|idle|success|successes|hits|healthy|ready|remaining|headroom)(_.*)?"
 )

@@ -265,18 +265,21 @@ class Forecast:
         if seen_at is not None and (runway.seen_at is None or seen_at > runway.seen_at):
             runway.take(seen_at, share, view.wall - (view.now - seen_at))
         before = self._said.get(key)
-        if before is not None and (before.share - share > BACK or (born is not None and born > before.at)):
-            del self._said[key]
-            before = None
         # What hovers about full is used up all the time, and not by turns used up and about to be.
         was_full = before is not None and before.finding.fault == store.fault != store.foretold
+        is_back = before is not None and (store.full if was_full else before.share) - share > BACK
+        if is_back or (before is not None and born is not None and born > before.at):
+            del self._said[key]
+            before, was_full = None, False
         if share >= store.full - (BACK if was_full else 0.0):
             found: Finding | None = self._used_up(store, view)
         else:
             found = self._foretold(store, view, runway)
         if found is not None:
             self._said[key] = _Said(found, view.now, share, float(found.data.get("seconds_left", 0.0)))
-        elif before is not None and before.finding.fault == store.foretold and view.now - before.at < HOLDS * before.left:
+        elif (
+            before is not None and before.finding.fault == store.foretold and view.now - before.at < HOLDS * before.left
+        ):
             return replace(before.finding, because=(store.seen,))  # the line wavers, and nothing has gone back
         return found
 

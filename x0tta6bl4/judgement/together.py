@@ -128,9 +128,9 @@ class Settings:
     step: float = 1.1
     """By how much alarms that nobody judged raise their subject's limit when they are over. Many raise it no more than
     one: a dozen real incidents a week must not make deaf to the next."""
-    restless: float = 0.005
+    restless: float = 0.0017
     """A subject is restless whose scores are on average above ``start`` by this share of it, what is expected and what
-    lasts not counted: for 50 minutes a week at twice the start. Raise it where subjects are heard too little that have
+    lasts not counted: for 43 minutes a week beyond ``loud``. Raise it where subjects are heard too little that have
     incidents of an hour every few days; lower it where those that burst at random are a nuisance."""
     steep: float = 6.0
     """The limit of a restless subject rises with this power of its restlessness. So steep because hosts that burst at
@@ -138,12 +138,12 @@ class Settings:
     ceiling: float = 8.0
     """Restlessness never raises a limit above so many times its start, and no higher score is taken for usual at a time
     of the day. A verdict may raise it above."""
-    loud: float = 2.0
-    """By how many times the start a score counts at most as above it: restlessness is how much of its time a subject is
-    odd, more than how odd."""
-    news: float = 3600.0
-    """So long an alarm counts for restlessness and for what is usual at its time of the day; what lasts longer is an
-    incident, not a habit."""
+    loud: float = 0.4
+    """What is above the start by more than this share of it counts as if it were by this much: restlessness is how much
+    of its time a subject is odd, not how odd."""
+    news: float = 1800.0
+    """So long an alarm counts, from its beginning, for restlessness and for what is usual at its time of the day; what
+    lasts longer is an incident, not a habit."""
     habit_room: float = 2.0
     """A limit is never under so many times the score that the subject usually reaches at this time of the day (a
     quarter of an hour). Raise it where nightly jobs still alarm, lower it to hear faults that fall together with
@@ -457,7 +457,7 @@ class Together:
         np.copyto(groups["loudest"], np.maximum(groups["loudest"], heard), where=passed > 0)
         odd = np.clip(score / its.start - 1, 0.0, its.loud)
         odd[stale | (score <= self._expected(at))] = 0.0
-        known = np.clip(at - groups["ready_at"], 0.0, its.fade / 2) + 86400.0
+        known = np.clip(at - groups["ready_at"], WEEK, its.fade / 2)
         groups["noise"] += passed / (passed + known) * (odd - groups["noise"])
 
     def _alarm(self, told: NDArray[np.bool_], at: float) -> None:
