@@ -582,8 +582,8 @@ class Summary:
     def __str__(self) -> str:
         median = f"{np.median(self.minutes):.0f}" if self.minutes else "-"
         return (
-            f"{self.wrong} wrong messages in {self.weeks:g} weeks; {self.faults} faults: {self.noted} noted, {self.told} "
-            f"told ({self.once} of them once), after {median} minutes (median), the right cause first for {self.right}"
+            f"{self.wrong} wrong messages in {self.weeks:g} weeks; {self.faults} faults: {self.noted} noted, "
+            f"{self.told} told ({self.once} of them once), after {median} minutes (median), the right cause first for {self.right}"
         )
 
 

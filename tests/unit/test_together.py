@@ -646,6 +646,7 @@ def event_f1(alarm: NDArray[np.bool_], labels: list[NDArray[np.bool_]]) -> float
     return 2 * precision * recall / max(precision + recall, 1e-9)
 
 
+@pytest.mark.slow
 def test_recorded_machines_with_a_dozen_incidents_a_week_are_not_made_deaf_by_them() -> None:
     """Read every minute; ten days of usual life, then eight in which half of the incidents come night after night."""
     files = sorted(RECORDINGS.glob("machine-*.npz"))
