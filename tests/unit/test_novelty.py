@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from x0tta6bl4.judgement import snapshots
 from x0tta6bl4.judgement.novelty import FEATURES, STILL, Novelty, Settings
+from x0tta6bl4.judgement.usual import usual_of
 
 DAY, WEEK, STEP = 86400.0, 604800.0, 300.0
 BEGIN = 1_699_833_600.0
@@ -570,12 +571,13 @@ def test_the_hours_of_the_week_can_be_shown() -> None:
     engine = started(1)
     busy = np.where((at % DAY) < 12 * 3600, 10.0, 70.0)
     run(engine, busy[:, None] + np.random.default_rng(1).normal(size=(len(at), 1)), at)
-    usual, low, high = engine.week(0)
+    shown = usual_of(engine.snapshot(), 0)
 
-    hours = np.arange(168) % 24
-    np.testing.assert_allclose(usual[hours < 12], 10, atol=2)
-    np.testing.assert_allclose(usual[hours >= 12], 70, atol=2)
-    assert (low <= usual).all() and (usual <= high).all()
+    for told, hours in ((shown.week, np.arange(168) % 24), (shown.day, np.arange(24))):
+        np.testing.assert_allclose(told.usual[hours < 12], 10, atol=2)
+        np.testing.assert_allclose(told.usual[hours >= 12], 70, atol=2)
+        assert (told.low <= told.usual).all() and (told.usual <= told.high).all()
+    assert shown.ranges["level"][0] < 15 < 65 < shown.ranges["level"][1]
 
 
 # --- kept and shared --------------------------------------------------------------------------------------------------

@@ -172,17 +172,17 @@ class Explanation:
     alarm: bool = False
 
 
-# Rows of a block's numbers (float32, one column a series).
+# Rows of a block's numbers (float32, one column a series). Who reads a snapshot looks at three of them.
 _K = len(FEATURES)
-_SMOOTH, _LAST, _E, _MEAN, _SIZE, _LEFT = 0, 1, 2, 7, 8, 9
-_CENTRE, _HIGH, _LOW = 10, 10 + _K, 10 + 2 * _K
+_SMOOTH, _LAST, _E, _MEAN, SIZE, _LEFT = 0, 1, 2, 7, 8, 9
+_CENTRE, HIGH, LOW = 10, 10 + _K, 10 + 2 * _K
 _AGE, _GATHERED, _ECHO, _HABIT, _RUN, _NEXT, _LONGEST, _MOVES, _TOLD, _DAY, _WEEK, _BASE, _WEEK_LEFT, _DEBT, _TAUGHT = (
     range(10 + 3 * _K, 25 + 3 * _K)
 )
 _NUMBERS = 25 + 3 * _K
 _VALUES = (*range(_E + 5), _MEAN, _DAY, _WEEK)
 """Rows that hold values (they move with the anchor); sizes and distances only change with the unit."""
-_SIZES = (_SIZE, _LEFT, _WEEK_LEFT, *(top + k for top in (_CENTRE, _HIGH, _LOW) for k in range(1, _K)))
+_SIZES = (SIZE, _LEFT, _WEEK_LEFT, *(top + k for top in (_CENTRE, HIGH, LOW) for k in range(1, _K)))
 
 # What leaks, and in which order: the five means, then mean, size, centre; left, hour of day and of week; what fades.
 _A_MEAN, _A_SIZE, _A_CENTRE, _A_LEFT, _A_DAY, _A_WEEK, _A_EXTREMES, _A_ECHO, _A_HABIT, _A_GATHER, _A_WEEK_LEFT = range(
@@ -226,7 +226,7 @@ class _Block:
         self.v = list(v)
         self.e = v[_E : _E + 5]
         self.means = v[_E:_CENTRE]
-        self.centre, self.high, self.low = (v[top : top + _K] for top in (_CENTRE, _HIGH, _LOW))
+        self.centre, self.high, self.low = (v[top : top + _K] for top in (_CENTRE, HIGH, LOW))
         self.anchor, self.scale, self.seen = self.doubles[:, :n]
 
     def grow(self, capacity: int) -> None:
@@ -314,8 +314,8 @@ class _Moment:
         self, numbers: Floats, doubles: Doubles, offset: Doubles, slope: Doubles, r: Doubles, least: Doubles
     ) -> None:
         self.offset, self.slope, self.r, self.least = offset, slope, r, least
-        self.high, self.low = (numbers[top : top + _K].astype(np.float64) for top in (_HIGH, _LOW))
-        wanted = [_SMOOTH, _BASE, _SIZE, _E, _E + 1, _E + 3, _MEAN, _DAY, _WEEK]
+        self.high, self.low = (numbers[top : top + _K].astype(np.float64) for top in (HIGH, LOW))
+        wanted = [_SMOOTH, _BASE, SIZE, _E, _E + 1, _E + 3, _MEAN, _DAY, _WEEK]
         self.x, self.base, self.size, *self.likely = numbers[wanted].astype(np.float64)
         self.anchor, self.scale = doubles[:2]
         self.constant = numbers[_MOVES] < _STILL_MOVES
@@ -654,13 +654,13 @@ class Novelty:
 
         # What is far beyond everything before is taken as just so far beyond, or one glitch would bend all means.
         f, high, low = w.f_row, k.high, k.low
-        np.equal(v[_SIZE], 0.0, out=w.q)
+        np.equal(v[SIZE], 0.0, out=w.q)
         nil: Rows | None = None
         if w.q.any():
             np.add(xr, v[_BASE], out=w.b)
             nil = np.flatnonzero(w.q & (w.b != 0.0))
         np.subtract(high[5], low[5], out=w.b)
-        np.multiply(v[_SIZE], s.least_change, out=w.c)
+        np.multiply(v[SIZE], s.least_change, out=w.c)
         np.maximum(w.b, w.c, out=w.b)
         np.multiply(w.b, s.jump, out=w.b)
         np.add(v[_WEEK], high[5], out=w.c)
@@ -686,10 +686,10 @@ class Novelty:
         np.copyto(v[_SMOOTH], xr)
         np.add(xr, v[_BASE], out=w.b)
         np.absolute(w.b, out=w.c)
-        np.subtract(w.c, v[_SIZE], out=w.c)
+        np.subtract(w.c, v[SIZE], out=w.c)
         np.multiply(w.c, mean_a[_A_SIZE], out=w.c)
-        np.add(v[_SIZE], w.c, out=v[_SIZE])
-        np.add(v[_SIZE], 1e-12, out=w.c)
+        np.add(v[SIZE], w.c, out=v[SIZE])
+        np.add(v[SIZE], 1e-12, out=w.c)
         np.divide(w.b, w.c, out=w.b)
         np.multiply(w.b, s.level_bend, out=w.b)
         np.arcsinh(w.b, out=f[0])
@@ -719,7 +719,7 @@ class Novelty:
         # What lies beyond the extremes, as a share of the range between them.
         r, t, u, q = w.r, w.t, w.u, w.q7
         np.subtract(high, low, out=r)
-        np.multiply(v[_SIZE], s.least_change, out=w.c)
+        np.multiply(v[SIZE], s.least_change, out=w.c)
         np.less(v[_MOVES], _STILL_MOVES, out=w.p)
         constant = bool(w.p.any())
         if constant:  # a series that hardly ever moves must leave its extremes by a share of its level
@@ -893,7 +893,7 @@ class Novelty:
         k.doubles[1, columns] = scale
         base = (first * scale).astype(np.float32)
         k.numbers[_BASE, columns] = base
-        k.numbers[_SIZE, columns] = np.abs(base)
+        k.numbers[SIZE, columns] = np.abs(base)
         k.numbers[_NEXT, columns] = _STILL_FIRST
 
     def _turn(
@@ -948,7 +948,7 @@ class Novelty:
     def _new_unit(self, k: _Block, columns: Rows) -> None:
         """Gives another anchor and unit to series that have outgrown theirs, so that small numbers hold them well."""
         v = k.v
-        spread = (v[_HIGH + 5] - v[_LOW + 5])[columns]
+        spread = (v[HIGH + 5] - v[LOW + 5])[columns]
         middle = v[_E + 3][columns]
         off = (spread > 0) & (
             (spread > 256.0) | (spread < 0.0625) | (np.abs(middle) > 64.0 * np.maximum(spread, 0.0625))
@@ -1037,7 +1037,7 @@ class Novelty:
             np.array([0.0, a[0] - a[2], a[1] - a[3], a[_A_WEEK_LEFT], a[_A_LEFT], 1.0, a[3] - a[4], 1.0])[:, None] * one
         )
         r = (k.high - k.low)[:, columns].astype(np.float64)
-        r[1:] = np.maximum(r[1:], v[_SIZE] * s.least_change)
+        r[1:] = np.maximum(r[1:], v[SIZE] * s.least_change)
         r[0] = np.maximum(r[0], s.least_change * s.level_bend * 0.7)
         start = self._blocks.index(k) * WIDTH
         least = self._limits[start + columns] * (1.0 + s.habit * v[_HABIT])
@@ -1087,11 +1087,6 @@ class Novelty:
         score, limit = float(self._scores[row]), float(self._limits[row])
         return Explanation(value, low, high, score, limit, "", at=math.nan if unseen else self._seen_at(row))
 
-    def last_alarm(self, row: int) -> Explanation | None:
-        """What explained the latest alarm of this series, when it is still kept."""
-        found = self._told.get(int(self._known([row])[0]))
-        return None if found is None else found[0].explanations(np.array([found[1]]), self.settings)[0]
-
     def explain_all(self, rows: Sequence[int] | Rows) -> list[Explanation]:
         """``explain`` for each of these, at a fraction of the cost where many are alarms of the same moment."""
         wanted = self._known(rows)
@@ -1116,19 +1111,6 @@ class Novelty:
         k = self._blocks[row // WIDTH]
         return float(k.common_seen if k.common_seen is not None else k.seen[row % WIDTH])
 
-    def week(self, row: int) -> tuple[Doubles, Doubles, Doubles]:
-        """What each hour of the week (the first begins on Thursday, 00:00, as the epoch does) usually shows of this
-        series, and between which values it has stayed, as far as its hour is concerned. NaN: never seen.
-        """
-        column = int(self._known([row])[0]) % WIDTH
-        k = self._blocks[row // WIDTH]
-        if k.hour[column] != NEVER:
-            self._put_away(k, np.array([column]))
-        anchor, scale = k.doubles[:2, column]
-        usual = k.week[:, column].astype(np.float64)
-        low, high = float(k.low[5, column]), float(k.high[5, column])
-        return anchor + usual / scale, anchor + (usual + low) / scale, anchor + (usual + high) / scale
-
     def judge(self, row: int, right: bool, score: float) -> None:
         """An operator's word on an alarm. After a false one, a score like this is no alarm any more and the present
         value is usual; after a right one the limit comes down, at most to half of where limits start.
@@ -1148,7 +1130,7 @@ class Novelty:
             return
         v = [float(each[column]) for each in k.v]
         x, e = v[_SMOOTH], v[_E : _E + 5]
-        level = math.asinh((x + v[_BASE]) / (v[_SIZE] + 1e-12) * self.settings.level_bend)
+        level = math.asinh((x + v[_BASE]) / (v[SIZE] + 1e-12) * self.settings.level_bend)
         now = (level, e[0] - e[2], e[1] - e[3], v[_WEEK_LEFT], v[_LEFT], x - v[_WEEK], e[3] - e[4], 0.0)
         k.high[:, column] = np.maximum(k.high[:, column], now)
         k.low[:, column] = np.minimum(k.low[:, column], now)

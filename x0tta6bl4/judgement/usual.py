@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from x0tta6bl4.judgement.novelty import _HIGH, _LOW, _SIZE, FEATURES, Settings
+from x0tta6bl4.judgement.novelty import FEATURES, HIGH, LOW, SIZE, Settings
 
 Doubles = NDArray[np.float64]
 
@@ -43,18 +43,18 @@ def usual_of(snapshot: Mapping[str, NDArray[Any]], row: int, settings: Settings 
     scale = scale or 1.0
     limit = float(snapshot["limits"][row])
     many = len(FEATURES)
-    lows, highs = numbers[_LOW : _LOW + many], numbers[_HIGH : _HIGH + many]
+    lows, highs = numbers[LOW : LOW + many], numbers[HIGH : HIGH + many]
 
     def hourly(kept: NDArray[Any], feature: str) -> Hourly:
         at = FEATURES.index(feature)
-        least = max(highs[at] - lows[at], numbers[_SIZE] * settings.least_change)
+        least = max(highs[at] - lows[at], numbers[SIZE] * settings.least_change)
         margin = limit * least / max(settings.weights[at], 1e-9)
         usual = anchor + kept[:, row].astype(np.float64) / scale
         return Hourly(usual, usual + (lows[at] - margin) / scale, usual + (highs[at] + margin) / scale)
 
     ranges = {name: (lows[at] / scale, highs[at] / scale) for at, name in enumerate(FEATURES)}
     with np.errstate(over="ignore"):
-        level = [float(np.sinh(end) / settings.level_bend * numbers[_SIZE] / scale) for end in (lows[0], highs[0])]
+        level = [float(np.sinh(end) / settings.level_bend * numbers[SIZE] / scale) for end in (lows[0], highs[0])]
     ranges[FEATURES[0]] = (level[0], level[1])
     week = hourly(snapshot["week"], "hour of the week")
     return Usual(
