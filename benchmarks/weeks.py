@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from x0tta6bl4.app import draw
-from x0tta6bl4.kernel.correlate import Correlation, is_soft, storms
+from x0tta6bl4.kernel.correlate import Correlation, storms
 from x0tta6bl4.kernel.facts import Incident, Observation, Occurrence, Severity
-from x0tta6bl4.kernel.incidents import Incidents
+from x0tta6bl4.kernel.incidents import Incidents, is_soft
 from x0tta6bl4.kernel.lessons import Learner, Lesson
 from x0tta6bl4.kernel.plugin import Analyzer
 from x0tta6bl4.kernel.sight import Sight, View
@@ -583,7 +583,8 @@ class Summary:
         median = f"{np.median(self.minutes):.0f}" if self.minutes else "-"
         return (
             f"{self.wrong} wrong messages in {self.weeks:g} weeks; {self.faults} faults: {self.noted} noted, "
-            f"{self.told} told ({self.once} of them once), after {median} minutes (median), the right cause first for {self.right}"
+            f"{self.told} told ({self.once} of them once), after {median} minutes (median), "
+            f"the right cause first for {self.right}"
         )
 
 
@@ -606,13 +607,13 @@ def report(life: Life, heard: Heard) -> None:
     """Week by week."""
     weeks = range(1, round(len(life.at) * life.step / WEEK) + 1)
     print(f"  {len(life.names)} series, {heard.seconds / len(life.at) * 1e3:.2f} ms a turn")
-    print(f"  {'week':32}" + "".join(f"{week:>7}" for week in weeks))
+    print(f"  {'week':42}" + "".join(f"{week:>7}" for week in weeks))
     for fault in sorted({fault for _, fault in (*heard.found, *heard.opened)}):
         row = "".join(f"{f'{heard.found[week, fault]}/{heard.opened[week, fault]}':>7}" for week in weeks)
-        print(f"  {fault + ' (found/opened)':32}{row}")
+        print(f"  {fault + ' (found/opened)':42}{row}")
     kinds = Counter((int((life.at[t.tick] - life.at[0]) // WEEK) + 1, about(life, t.tick)) for t in heard.told)
     for kind in ("fault", "aftermath", "deploy", "nothing"):
-        print(f"  {'messages about ' + kind:32}" + "".join(f"{kinds[week, kind]:>7}" for week in weeks))
+        print(f"  {'messages about ' + kind:42}" + "".join(f"{kinds[week, kind]:>7}" for week in weeks))
     hours = ", ".join(f"{name} {n * life.step / HOUR:.0f}" for name, n in sorted(heard.open_ticks.items()))
     print(f"  folded {sum(heard.folded.values())}, merged {sum(heard.merged.values())}; hours open: {hours}")
 

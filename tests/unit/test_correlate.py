@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from x0tta6bl4.cli.live import Now
 from x0tta6bl4.cli.picture import _caught_up
-from x0tta6bl4.kernel.correlate import AFTERMATH, BEFORE, HELD_BACK, LINGER, Correlation, Folded, is_soft, storm_of
+from x0tta6bl4.kernel.correlate import AFTERMATH, BEFORE, HELD_BACK, LINGER, Correlation, Folded, storm_of
 from x0tta6bl4.kernel.errors import StepFailed
 from x0tta6bl4.kernel.facts import NOTHING, Condition, Finding, Incident, IncidentState, Observation, Severity
-from x0tta6bl4.kernel.incidents import ABSENT, Incidents
+from x0tta6bl4.kernel.incidents import ABSENT, Incidents, is_soft
 from x0tta6bl4.kernel.judged import Judged, judged_data
 from x0tta6bl4.kernel.loop import MAPEK
 from x0tta6bl4.kernel.memory import Milestones, SubjectState

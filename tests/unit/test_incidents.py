@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from x0tta6bl4.kernel.facts import Condition, Finding, Incident, IncidentState, Observation, Severity
-from x0tta6bl4.kernel.incidents import ABSENT, AGE_OUT, DEPENDENCY_SETTLE, REOPEN, SETTLE, Changes, Incidents
+from x0tta6bl4.kernel.incidents import (
+    ABSENT,
+    AGE_OUT,
+    DEPENDENCY_SETTLE,
+    HINTED,
+    REOPEN,
+    SETTLE,
+    Changes,
+    Incidents,
+)
 from x0tta6bl4.kernel.sight import Sight, View
 from x0tta6bl4.kernel.subjects import Subject
 from x0tta6bl4.testing.fakes import FakeClock
@@ -68,6 +77,19 @@ def test_another_fault_and_another_subject_are_other_incidents() -> None:
         ("web", "hung"),
     ]
     assert len({i.id for i in story.incidents.open}) == 3
+
+
+def test_a_hint_that_nobody_speaks_of_any_more_is_over_though_its_sign_never_came_back() -> None:
+    story = Story()
+    hint = story.open(fault="unusual", healthy_when=(Condition("load", "<=", 1.0),))
+    hung = story.open(fault="hung")
+    story.see(metric="load", value=5.0)
+    story.see(value=0.0)
+
+    assert story.take(after=HINTED - 1).closed == ()
+    (closed,) = story.take(after=2).closed
+    assert (closed.id, closed.ended) == (hint.id, "aged out")
+    assert [i.id for i in story.incidents.open] == [hung.id]
 
 
 def test_two_analyzers_that_find_the_same_make_one_incident() -> None:

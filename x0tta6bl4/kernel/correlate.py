@@ -9,15 +9,17 @@ from math import isfinite
 from typing import Any
 
 from x0tta6bl4.kernel.facts import Attributes, Finding, Incident, IncidentState, Severity
-from x0tta6bl4.kernel.incidents import JOINED, MERGED, Incidents, Key, below, is_down, with_others
+from x0tta6bl4.kernel.incidents import JOINED, MERGED, SOFT, Incidents, Key, below, is_down, is_soft, with_others
 from x0tta6bl4.kernel.judged import judged_data, judged_of
 from x0tta6bl4.kernel.sight import View
 from x0tta6bl4.kernel.subjects import Subject
 
-SOFT = frozenset({"unusual", "strange", "changed"})
-"""Faults that only hint at something: nobody treats them. A finding with ``soft`` in its data is one as well."""
 BEFORE = 300.0
-"""Seconds before the onset of trouble from which on a hint may belong to it; and between hints of one trouble."""
+"""Seconds before the onset of trouble from which on a hint may belong to it; and between hints that share the host, or
+a metric."""
+FOLLOWS = 1800.0
+"""Seconds between hints of one subject, one group, or of a subject and what it depends on: what is slow to be felt in
+one number after the other is one trouble all the same."""
 AFTERMATH = 300.0
 """Seconds that hints get to become usual again once the trouble they came with is over."""
 LINGER = 60.0
@@ -40,10 +42,6 @@ TOLD, CAUSES, MEMBER_SERIES = 64, 8, 2
 RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.MAJOR: 2, Severity.CRITICAL: 3}
 LOCAL = frozenset({"process", "unit", "watched", "host"})
 """Kinds of subjects that live on this host, and suffer with it."""
-
-
-def is_soft(fault: str, data: Attributes) -> bool:
-    return fault in SOFT or data.get("soft") is True
 
 
 @dataclass(frozen=True)
@@ -679,10 +677,10 @@ def _near(items: Sequence[_Member], turn: _Turn) -> Iterator[tuple[Key, Key]]:
         if turn.is_host(item.subject):
             on_host.append(item)
     for row in (*by_subject.values(), *by_group.values()):
-        yield from ((a.key, b.key) for a, b in pairwise(row) if b.since - a.since <= BEFORE)
+        yield from ((a.key, b.key) for a, b in pairwise(row) if b.since - a.since <= FOLLOWS)
     for item in items:
         for name in turn.below(item.subject):
-            yield from ((item.key, o.key) for o in by_subject.get(name, ()) if abs(o.since - item.since) <= BEFORE)
+            yield from ((item.key, o.key) for o in by_subject.get(name, ()) if abs(o.since - item.since) <= FOLLOWS)
     first = 0
     for item in items if on_host else ():
         while first < len(on_host) - 1 and on_host[first].since < item.since - BEFORE:

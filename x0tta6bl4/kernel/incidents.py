@@ -12,6 +12,11 @@ from x0tta6bl4.ports.clock import Clock
 
 Key = tuple[str, str]
 
+SOFT = frozenset({"unusual", "strange", "changed"})
+"""Faults that only hint at something: nobody treats them. A finding with ``soft`` in its data is one as well."""
+HINTED = 1800.0
+"""Seconds without a word from its analyzer after which a hint is nobody's any more, whatever its sign says: what was
+unusual to an earlier life of the daemon may have become usual."""
 SETTLE = 3.0
 """Seconds of health on end after which an incident that nobody treated has recovered."""
 ABSENT = 30.0
@@ -33,6 +38,10 @@ JOINED = ("together", "together_count", "causes", "cause")
 """What in the data of a finding says what else belongs to it."""
 STAYS = ("part_of", "storm")
 """What in an incident's data does not come from its finding, and stays when that is told anew."""
+
+
+def is_soft(fault: str, data: Attributes) -> bool:
+    return fault in SOFT or data.get("soft") is True
 
 
 @dataclass(frozen=True)
@@ -292,6 +301,8 @@ class Incidents:
         if not incident.healthy_when:
             absent_until = self._last_found.setdefault(id, now) + ABSENT
             return ("recovered", None) if now >= absent_until else ("", absent_until)
+        if is_soft(incident.fault, incident.data) and now - self._last_found.setdefault(id, now) > HINTED:
+            return "aged out", None
         signs = [view.sight.holds(c, incident.subject) for c in incident.healthy_when]
         if all(signs):
             well_until = self._well_since.setdefault(id, now) + SETTLE

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from x0tta6bl4.kernel.correlate import is_soft
 from x0tta6bl4.kernel.facts import IncidentState, Severity
-from x0tta6bl4.kernel.incidents import Incidents
+from x0tta6bl4.kernel.incidents import Incidents, is_soft
 from x0tta6bl4.kernel.sight import Sight
 
 SIGNS = ("process_up", "unit_up", "health_up", "work_up")
