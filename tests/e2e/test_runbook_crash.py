@@ -269,6 +269,7 @@ def everywhere(hosts: Hosts, hold_at: str = HOLDS[0]) -> list[str]:
     return whole.points
 
 
+@pytest.mark.slow
 def test_killed_at_one_of_five_points_a_runbook_loses_nothing_and_repeats_nothing(hosts: Hosts) -> None:
     points = everywhere(hosts)
 

@@ -572,6 +572,7 @@ def test_a_store_that_cannot_be_read_any_more_is_told_and_what_was_seen_stays(st
         assert seat.left() == 0
 
 
+@pytest.mark.slow
 def test_a_daemon_is_shown_live_answers_reach_it_and_its_death_is_noticed(tmp_path: Path) -> None:
     config, state = tmp_path / "x.yaml", tmp_path / "state"
     # The program says where it is, so that what a killed daemon leaves behind is found.

@@ -401,6 +401,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_daemon_killed_at_any_moment_forgets_no_acknowledged_intent_or_outcome(tmp_path: Path) -> None:
     path = tmp_path / "k.db"
     told: list[list[str]] = []
