@@ -122,15 +122,6 @@ def _wander(random: Random, count: int, memory: float) -> Floats:
     return found
 
 
-def _decayed(pushes: Floats, memory: float) -> Floats:
-    keep = math.exp(-1 / memory)
-    found, last = np.empty(len(pushes)), 0.0
-    for number, push in enumerate(pushes.tolist()):
-        last = max(keep * last, push)
-        found[number] = last
-    return found
-
-
 class _Host:
     """Made in two steps: what is done to it is written down first, then its numbers follow."""
 

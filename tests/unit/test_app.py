@@ -401,3 +401,24 @@ def test_a_configuration_that_was_changed_and_not_taken_over_is_told(tmp_path: P
 
     assert before == []
     assert after == ["config-changed"]
+
+
+def test_the_threshold_of_the_environment_is_the_sensitivity_of_what_learns(tmp_path: Path) -> None:
+    text = (
+        GOOD + "analyzers: {second: {use: baseline, sensitivity: 3}, host: {sensitivity: 5}, off: {use: threshold}}\n"
+    )
+    _, usual = read(write(tmp_path, text), NOWHERE)
+    _, blunt = read(write(tmp_path, text), {**NOWHERE, "MAPEK_ANOMALY_THRESHOLD": "4"})
+    found = [
+        {c.name: c.config.sensitivity for c in blueprint.chosen["analyzers"] if hasattr(c.config, "sensitivity")}
+        for blueprint in (usual, blunt)
+    ]
+    limits = []
+    for blueprint in (usual, blunt):
+        (chosen,) = [c for c in blueprint.chosen["analyzers"] if c.name == "baseline"]
+        engine = chosen.plugin.build(chosen.name, chosen.config, app.tools_of(blueprint, None, None)).known.engine
+        (row,) = engine.add(1)
+        limits.append(float(engine.limits[row]))
+
+    assert [{"baseline": base, "second": 3.0, "host": 5.0} for base in (2.0, 4.0)] == found
+    assert limits[1] == pytest.approx(2 * limits[0])

@@ -333,7 +333,7 @@ def test_settings_that_cannot_be_are_refused_with_their_name(chosen: dict[str, f
 def test_nothing_is_an_alarm_while_a_series_is_learned() -> None:
     values = np.random.default_rng(1).normal(size=(120, 2))
     values[60] = 1000
-    engine, progress = started(2), []
+    engine, progress = started(2, learning=30000.0), []
     _, alarms = run(engine, values, times(120), lambda _, e: progress.append(e.progress(0)))
 
     assert not alarms[:100].any()
@@ -344,7 +344,7 @@ def test_nothing_is_an_alarm_while_a_series_is_learned() -> None:
 
 
 def test_fast_scrapes_learn_as_long_as_slow_ones_and_slow_ones_get_enough_samples() -> None:
-    fast, slow = started(1), started(1)
+    fast, slow = started(1, learning=30000.0), started(1, learning=30000.0)
     for tick in range(600):
         fast.update(np.array([1.0]), BEGIN + tick)
     for tick in range(60):

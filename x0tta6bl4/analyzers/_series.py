@@ -21,6 +21,8 @@ GROWN = 86400.0
 """Seconds in which a process may still be on its way to the size that it has later."""
 GROWS = re.compile(r"process_(rss_bytes|fds|fds_ratio|threads)|.*(heap|cache|resident|memory_used).*")
 """What begins small with every new process, and ends up where its load takes it."""
+COUNTERS = ("*_total", "process_cpu_seconds", "unit_restarts")
+"""What only rises, until it begins anew: its rate is judged. Others, such as ``jobs_count``, may be of either kind."""
 SWEEP_EVERY = 600.0
 """Seconds between two looks for series that are not seen any more."""
 SLEPT = 86400.0

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 from pydantic import Field, field_validator
 
-from x0tta6bl4.analyzers._series import Numbers, Patterns, Rows, Seats, is_born_small, is_young, named
+from x0tta6bl4.analyzers._series import COUNTERS, Numbers, Patterns, Rows, Seats, is_born_small, is_young, named
 from x0tta6bl4.judgement.novelty import Explanation, Novelty, Settings
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.kernel.facts import Condition, Finding, Severity, shown
@@ -29,6 +29,8 @@ NOT_LEARNT = (
     "*_age_seconds",
     "*_seconds_left",
     "*_limit",
+    "*_status",
+    "unit_*",
     "memory_total_bytes",
     "disk_read_only",
     "*_left_out",
@@ -36,8 +38,6 @@ NOT_LEARNT = (
     "alert_*",
 )
 """Yes-or-no answers, clocks that only run, and sizes that somebody chose: nothing about them is usual."""
-COUNTERS = ("*_total", "*_count", "*_sum", "*_bucket", "process_cpu_seconds")
-"""What only rises, until it begins anew: its rate is judged."""
 UNHEARD = 600.0
 """Seconds without a value after which nothing more is said of a series that was unusual."""
 SEVERAL, CLEAR, LASTS = 2, 2.0, 300.0
@@ -61,13 +61,13 @@ class Config(PluginConfig):
     every: Seconds = Field(default=60.0, ge=1)
     """Seconds between two values that are learnt from. Fewer find short deviations sooner, at more cost; what is
     learnt is in seconds and stays."""
-    sensitivity: float = Field(default=2.0, gt=0)
+    sensitivity: float = Field(default=Settings.sensitivity, gt=0)
     """How unusual something must be; without a value here ``mapek.anomaly_threshold`` counts. Raised, less is found;
     half as much finds about twice as small deviations."""
-    budget: float = Field(default=0.15, gt=0, le=1000)
+    budget: float = Field(default=Settings.budget, gt=0, le=1000)
     """False alarms of one series in a week that are acceptable: the threshold of a series that says more rises until
     it keeps to it, and sinks again slowly."""
-    learning: Seconds = Field(default=86400.0, gt=0)
+    learning: Seconds = Field(default=Settings.learning, gt=0)
     """Seconds for which a new series is only learnt. Less than a day takes the daily rhythm for news."""
     most_series: int = Field(default=20_000, ge=1)
     """Series that are learnt at most, at some 700 bytes each; further ones are left out, and counted."""

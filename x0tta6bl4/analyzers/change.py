@@ -8,12 +8,13 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from itertools import islice
 
 import numpy as np
 from pydantic import Field
 
-from x0tta6bl4.analyzers._series import GROWS
+from x0tta6bl4.analyzers._series import COUNTERS, GROWS
 from x0tta6bl4.judgement.shifts import (
     BLOCK,
     LEAST_SPAN,
@@ -65,7 +66,6 @@ SAME_BEGIN = 5.0
 
 LEFT_OUT = re.compile(r".*_(up|status|limit|job|failed|stopped|auto_restart|on_purpose|age_seconds)|alert_.*|tls_.*")
 """Yes and no, codes, and what goes on by itself: other analyzers judge them, or nobody needs to."""
-COUNTER = re.compile(r".*_total|process_cpu_seconds|unit_restarts")
 NEW_PROCESS = 0.5
 """Share by which what begins small with every new process must be more than before to count: less says nothing, and a
 little more hardly anything."""
@@ -579,7 +579,7 @@ def affected(subjects: Mapping[str, Subject], name: str) -> list[str]:
 
 
 def is_counter(metric: str) -> bool:
-    return COUNTER.fullmatch(metric) is not None
+    return any(fnmatchcase(metric, pattern) for pattern in COUNTERS)
 
 
 def floor_of(metric: str) -> float:

@@ -7,8 +7,8 @@ from math import isfinite
 import numpy as np
 from pydantic import Field
 
-from x0tta6bl4.analyzers._series import Patterns, Rates, Rows, Seats, is_born_small, is_young, named
-from x0tta6bl4.analyzers.baseline import COUNTERS, NOT_LEARNT
+from x0tta6bl4.analyzers._series import COUNTERS, Patterns, Rates, Rows, Seats, is_born_small, is_young, named
+from x0tta6bl4.analyzers.baseline import NOT_LEARNT
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.judgement.together import Settings, Together
 from x0tta6bl4.kernel.facts import Finding, Severity, shown
@@ -48,12 +48,12 @@ class Config(PluginConfig):
     """Numbers that a subject must have: fewer are the baseline's business alone."""
     every: Seconds = Field(default=60.0, ge=1)
     """Seconds between two looks. Fewer find sooner, at more cost; what is learnt is in seconds and stays."""
-    sensitivity: float = Field(default=2.0, gt=0)
+    sensitivity: float = Field(default=Settings.sensitivity, gt=0)
     """How odd a subject must be; without a value here ``mapek.anomaly_threshold`` counts. Raised, less is found."""
-    budget: float = Field(default=0.1, gt=0, le=1000)
+    budget: float = Field(default=Settings.budget, gt=0, le=1000)
     """False alarms of one subject in a week that are acceptable: the limit of one that says more rises until it keeps
     to it, and sinks again slowly."""
-    learning: Seconds = Field(default=86400.0, gt=0)
+    learning: Seconds = Field(default=Settings.learning, gt=0)
     """Seconds for which a new number is only learnt. Less takes the daily rhythm for a fault."""
     most_series: int = Field(default=20_000, ge=2)
     """Numbers that are judged at most; further ones are left out."""

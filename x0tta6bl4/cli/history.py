@@ -4,7 +4,6 @@ import asyncio
 import csv
 import heapq
 import math
-import os
 import sys
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -468,8 +467,3 @@ def in_order(history: CsvHistory, begin: Callable[[], Callable[[Piece], None]]) 
             history.unsorted(unsorted)
         else:
             return
-
-
-def size_of(paths: Iterable[str]) -> int:
-    """Bytes of the files, as far as they tell."""
-    return sum(os.path.getsize(path) for path in paths if path != "-" and os.path.isfile(path))

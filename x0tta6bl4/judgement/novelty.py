@@ -60,7 +60,7 @@ class Settings:
     """An operator's verdict is forgotten slowly: about twenty weeks."""
     event: float = 21600.0
     """Alarms of a series that follow one another faster than this are one, as far as its budget is concerned."""
-    learning: float = 30000.0
+    learning: float = 86400.0
     """No alarm before a series was seen for so long, and for as many samples as there are grains in it."""
     grain: float = 300.0
     """What happens faster than this is averaged; a longer step counts as this, so that no memory is ever shorter than

@@ -11,7 +11,6 @@ from x0tta6bl4.judgement.novelty import FEATURES, HIGH, LOW, SIZE, Settings
 
 Doubles = NDArray[np.float64]
 
-HOURS, WEEK = 24, 168
 MONDAY = 96
 """Hours from the beginning of 1970, a Thursday, to the Monday after it."""
 

@@ -52,7 +52,7 @@ class Learner(Protocol):
     def name(self) -> str: ...
 
     def learnt(self) -> bytes:
-        """All it knows, in a form of its own. Some ten milliseconds for ten thousand series."""
+        """All it knows, in a form of its own. Tens of milliseconds for ten thousand series."""
         ...
 
     def take_up(self, learnt: bytes, wall: float) -> None:
