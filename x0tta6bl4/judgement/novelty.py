@@ -47,7 +47,7 @@ class Settings:
 
     sensitivity: float = 2.0
     """Limits grow with it: at 4 a series must do what is twice as new as at 2 before it is an alarm."""
-    limit: float = 0.105
+    limit: float = 0.112
     """The score that is an alarm at sensitivity 2, before a series' own limit has moved. 1: one whole range beyond."""
     budget: float = 0.15
     """Alarms a week that a series may have. Each is a debt that is paid off at this rate; one that was hardly above the
