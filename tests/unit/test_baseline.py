@@ -201,6 +201,43 @@ def test_a_false_alarm_quietens_the_series_at_once_and_a_right_one_does_not() ->
     assert "web latency_ms is unusual from a novelty of" in says[False]
 
 
+def test_the_last_word_on_an_incident_is_the_one_that_counts() -> None:
+    once, often = settled(), settled()
+    (finding,) = once.live(STEP, steady(300.0))
+    often.live(STEP, steady(300.0))
+
+    def say(days: Days, *words: bool) -> float:
+        for right in words:
+            days.analyzer.teach(Lesson("verdict", right=right, incident="inc-1", data=finding.data, who="oncall"))
+        assert isinstance(days.analyzer, Baseline)
+        return float(days.analyzer.known.engine.limits[0])
+
+    assert say(once, True) == pytest.approx(say(often, False, False, True, True))
+
+
+def test_learning_from_history_keeps_what_people_said() -> None:
+    days, elsewhere = settled(), settled()
+    (finding,) = days.live(STEP, steady(300.0))
+    days.analyzer.teach(Lesson("verdict", right=False, data=finding.data, who="oncall"))
+    assert isinstance(days.analyzer, Baseline)
+    before = days.analyzer.known.engine.limits.tolist()
+    days.analyzer.teach(Lesson("learnt", body=elsewhere.analyzer.learnt(), who="oncall", at=WALL + days.now))
+
+    assert before == pytest.approx(days.analyzer.known.engine.limits.tolist())
+    assert before[0] > 1.0
+
+
+def test_the_band_of_a_share_lies_between_nothing_and_all() -> None:
+    days, dice = Days(Baseline("baseline", Config())), noise()
+    days.live(3 * DAY, lambda now: {("web", "busy_ratio"): min(1.0, max(0.0, 0.03 + 0.02 * next(dice)))})
+    assert isinstance(days.analyzer, Baseline)
+    ((_, low, high), _) = days.analyzer.band("web", "busy_ratio", 1.0, 2.0)
+    (near,) = days.analyzer.nearest("web")
+
+    assert 0.0 <= low < high <= 1.0
+    assert (low, high) == (near.low, near.high)
+
+
 def test_a_lesson_about_others_changes_nothing() -> None:
     days = settled()
     before = days.analyzer.learnt()

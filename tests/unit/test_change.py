@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -140,6 +140,16 @@ def test_it_is_found_within_minutes_by_what_the_traces_saw_between_the_turns() -
             the.look()
 
     assert [f.subject for f in the.found] == ["web"]
+
+
+def test_a_step_is_tied_to_the_latest_deploy_before_it_and_not_to_an_earlier_one() -> None:
+    the, since = host()
+    slower(the, since + 900.0)
+    the.go(870, replace(the.deploy(), detail="v2.4 (said by ci@cli)"))
+    the.go(900, replace(the.deploy(), detail="v3 (said by ci@cli)"))
+
+    assert the.ever
+    assert all("v3" in found.summary and "v2.4" not in found.summary for found in the.ever)
 
 
 def test_nothing_changed_is_no_finding() -> None:

@@ -34,10 +34,11 @@ NOT_LEARNT = (
     "memory_total_bytes",
     "disk_read_only",
     "*_left_out",
-    "check_*",
+    "check_warning",
     "alert_*",
 )
 """Yes-or-no answers, clocks that only run, and sizes that somebody chose: nothing about them is usual."""
+MOST_WORDS = 1000
 UNHEARD = 600.0
 """Seconds without a value after which nothing more is said of a series that was unusual."""
 SEVERAL, CLEAR, LASTS = 2, 2.0, 300.0
@@ -190,6 +191,8 @@ class Baseline:
         self.known = Baselines(config)
         self._looked_at: float | None = None
         self._active: dict[Series, _Active] = {}
+        self._words: dict[tuple[str, str, str], float] = {}
+        """Incident, subject and metric -> the limit before anybody said something of it; the latest."""
         self._settled: dict[str, _Active] = {}
         """Subject -> what of it counts as usual from now on, though it has not gone back: that is to be told once, or
         its incident would wait for signs of health that never come."""
@@ -310,7 +313,7 @@ class Baseline:
             low, high = active.judged.low, active.judged.high
         elif row is not None and not self.known.engine.learning()[row]:
             lows, highs = self.known.engine.band(np.array([row]))
-            low, high = float(lows[0]), float(highs[0])
+            low, high = _possible(metric, float(lows[0]), float(highs[0]))
         else:
             return ()
         return [(since, low, high), (until, low, high)]
@@ -351,7 +354,7 @@ class Baseline:
         said = [
             sentence
             for judged in all_judged_of(lesson.data)
-            if judged.named == "novelty" and (sentence := self._judge(judged, lesson.right))
+            if judged.named == "novelty" and (sentence := self._judge(judged, lesson.right, lesson.incident))
         ]
         return "; ".join(said)
 
@@ -362,19 +365,30 @@ class Baseline:
             return f"{self.name} begins anew with {len(names)} series"
         if not lesson.body:
             return ""
+        rows, limits = self.known.seats.row_of, self.known.engine.limits
+        before = {name: float(limits[row]) for name, row in rows.items()}
         taken = self.known.merge(lesson.body, seen_at=lesson.at)
+        for name in before.keys() & set(taken):  # what people said of it here holds, whatever its past was like
+            if before[name] != self.known.engine.settings.base:
+                self.known.engine.set_limit(self.known.seats.row_of[name], before[name])
         left = f"; {self.known.damaged} were damaged" if self.known.damaged else ""
         left += f"; {self.known.seats.turned_away} found no room" if self.known.seats.turned_away else ""
         return f"{self.name} took over what was learnt of {len(taken)} series{left}"
 
-    def _judge(self, judged: Judged, right: bool) -> str:
+    def _judge(self, judged: Judged, right: bool, incident: str) -> str:
         row = self.known.seats.row_of.get((judged.subject, judged.metric))
         if row is None:
             return ""
         if not (isfinite(judged.number) and judged.number >= 0):
             return f"{judged.subject} {judged.metric} has no novelty to learn from, but {judged.number:g}"
         engine = self.known.engine
+        word = (incident, judged.subject, judged.metric)
+        if incident and word in self._words:
+            engine.set_limit(row, self._words[word])  # the last word on an incident counts, not the sum of them
         before = float(engine.limits[row])
+        self._words[word] = before
+        while len(self._words) > MOST_WORDS:
+            self._words.pop(next(iter(self._words)))
         engine.judge(row, right, judged.number)
         if not right and (one := self._active.pop((judged.subject, judged.metric), None)) is not None:
             self._settled[judged.subject] = one
@@ -386,7 +400,15 @@ class Baseline:
 
 def _judged(subject: str, metric: str, told: Explanation) -> Judged:
     why = told.feature or "level"
-    return Judged(subject, metric, told.value, told.low, told.high, told.score, told.limit, "novelty", why=why)
+    low, high = _possible(metric, told.low, told.high)
+    return Judged(subject, metric, told.value, low, high, told.score, told.limit, "novelty", why=why)
+
+
+def _possible(metric: str, low: float, high: float) -> tuple[float, float]:
+    """A share lies between nothing and all, whatever a series would have to do to be unusual."""
+    if not metric.endswith("_ratio"):
+        return low, high
+    return min(max(low, 0.0), high), max(min(high, 1.0), low)
 
 
 def _well(judged: Judged) -> Iterable[Condition]:

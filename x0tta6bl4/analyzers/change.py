@@ -373,6 +373,9 @@ class Change:
             found = drift(watch.before, ats, means, event.at, event.watched, config.shift)
         if found is None:
             return None
+        others = (w.event for w in self._watches if w.series == watch.series and w.event is not event)
+        if any(event.at < other.at <= found.onset + TAKE_EVERY for other in others):
+            return None  # the latest event before it is nearer to being its cause
         watch.is_worse = is_worse(watch.series[1], found.rises)
         if event.anew and GROWS.fullmatch(watch.series[1]) and found.level < (1 + NEW_PROCESS) * watch.before.level:
             return None

@@ -330,6 +330,7 @@ class Forecast:
         fills = store.full_value > store.empty_value or store.whole == 1.0
         ends = f"ends in about {_span(found.likely)} ({_between(found)}) at this pace"
         named = "seconds until it is full" if fills else "seconds until none is left"
+        well = f"an end more than {_span(lead)} away would have been no finding"
         why = "trend" if is_seasoned else "trend; less than two days of it are known"
         return Finding(
             analyzer=self.name,
@@ -351,7 +352,7 @@ class Forecast:
                 "per_hour": found.slope * store.whole * 3600.0,
                 "confidence": round(confidence, 2),
                 "days_known": is_seasoned,
-                **judged_data([self._judged(store, until, found.likely, lead, named, why)]),
+                **judged_data([replace(self._judged(store, until, found.likely, lead, named, why), well=well)]),
             },
         )
 

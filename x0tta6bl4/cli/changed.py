@@ -66,8 +66,17 @@ async def _listed(args: Namespace, display: Display) -> int:
 
 
 async def _names(knowledge: Knowledge) -> set[str]:
-    """Those under care, those that were ever in trouble, and this host itself, of which nobody need take care."""
-    return {s.name for s in await knowledge.subjects()} | set(await knowledge.incident_subjects()) | {THE_HOST}
+    """Those under care, those that were ever in trouble, and those of which something is seen: nobody need take care of
+    a disk for its numbers to change."""
+    names = {s.name for s in await knowledge.subjects()} | set(await knowledge.incident_subjects()) | {THE_HOST}
+    if (kept := await knowledge.learnt.kept("baseline")) is not None:
+        from x0tta6bl4.judgement.snapshots import unpack  # numpy: only where something was learnt
+
+        try:
+            names |= {subject for subject, _ in unpack(kept[0])[1]["series"]}
+        except (ValueError, KeyError, TypeError):
+            pass  # the daemon tells that it cannot be read
+    return names
 
 
 def moment(text: str, now: float) -> float:

@@ -42,6 +42,9 @@ ONE_ALARM = 3600.0
 TOLD_EVERY = 0.3, 15.0
 """Seconds between two words of progress: on a terminal, and elsewhere."""
 
+SPAN = (("since", "14d"), ("until", "now"), ("step", "auto"))
+"""Options that say which part of a Prometheus' past is learnt, and what they are when nobody says."""
+
 
 @dataclass(frozen=True)
 class Pupil:
@@ -150,6 +153,9 @@ async def _run(args: Namespace, display: Display) -> int:
         )
     if args.csv and (args.prometheus or args.query):
         raise Refusal("--csv and --prometheus are two sources; learn from one after the other")
+    given = [f"--{name}" for name, usual in SPAN if args.csv and getattr(args, name) != usual]
+    if given:
+        raise Refusal(f"{given[0]} is for --prometheus: from a file all that stands in it is learnt")
     notes: list[str] = []
     progress = Progress(args.output == "json")
     if args.csv:

@@ -1111,6 +1111,14 @@ class Novelty:
         k = self._blocks[row // WIDTH]
         return float(k.common_seen if k.common_seen is not None else k.seen[row % WIDTH])
 
+    def set_limit(self, row: int, limit: float) -> None:
+        """Gives a series the limit that it had before, as if nobody had said anything since."""
+        if not (math.isfinite(limit) and limit > 0):
+            raise ValueError(f"the limit {limit!r} cannot be: give a number above 0")
+        column = int(self._known([row])[0]) % WIDTH
+        self._limits[row] = limit
+        self._blocks[row // WIDTH].v[_TAUGHT][column] = math.log(limit / self.settings.base)
+
     def judge(self, row: int, right: bool, score: float) -> None:
         """An operator's word on an alarm. After a false one, a score like this is no alarm any more and the present
         value is usual; after a right one the limit comes down, at most to half of where limits start.
