@@ -84,7 +84,7 @@ async def _run(args: Namespace, display: Display) -> int:
             subject = args.target
             picture = await seen(place, knowledge, display.now)
             past = await knowledge.incidents(subject=subject, limit=1)
-            if picture.find(subject) is None and not past:
+            if picture.find(subject) is None and not past and not _nearest(place, picture, subject):
                 raise await _unknown(knowledge, subject, picture)
             trouble = await knowledge.open_incidents()
             open_ones = [i for i in trouble if i.subject == subject]
@@ -97,7 +97,7 @@ async def _run(args: Namespace, display: Display) -> int:
         output = last_output(place.state_dir, subject) if cases else None
         healing = await is_healing_on(knowledge)
         pauses = [p for p in await knowledge.pauses() if fnmatchcase(subject, p.target)]
-    near = nearest_of(place.daemon, subject) if picture.is_live and place.daemon is not None and not cases else []
+    near = _nearest(place, picture, subject) if not cases else []
     if display.as_json:
         display.json(_json(subject, place, picture, cases, last, healing, pauses) | {"nearest": near})
     else:
@@ -106,6 +106,11 @@ async def _run(args: Namespace, display: Display) -> int:
         if output is not None:
             _tell_output(display, *output)
     return OK
+
+
+def _nearest(place: Place, picture: Seen, subject: str) -> Sequence[Mapping[str, Any]]:
+    """What the running daemon has learnt of it, also of what nobody takes care of, such as the host."""
+    return nearest_of(place.daemon, subject) if picture.is_live and place.daemon is not None else []
 
 
 def _is_with(subject: str, incident: Incident) -> bool:
@@ -229,10 +234,8 @@ def _tell_now(
     if now is None:
         display.state(
             subject,
-            "not watched" if picture.subjects else "unknown",
-            " any more; what follows is what is remembered of it"
-            if picture.subjects
-            else "; it was not looked at since the store was made",
+            "not under care",
+            "; what follows is what is seen and remembered of it" if picture.is_live else "; so it is remembered",
         )
         return
     mode = f", in mode {now.mode}" if now.mode else ""
