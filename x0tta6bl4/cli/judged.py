@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from x0tta6bl4.cli.display import Display
 from x0tta6bl4.kernel.facts import Incident
+from x0tta6bl4.kernel.incidents import is_soft
 from x0tta6bl4.kernel.judged import judged_of
 from x0tta6bl4.kernel.lessons import Lesson
 from x0tta6bl4.status.judgements import UNHEARD, CauseTold, MemberTold, SeriesJudged, how_judged
 
+FORETOLD = ("leaking-", "filling-", "draining-")
+"""How faults begin that are forecasts: those, too, are judged by what was learnt."""
 MEMBERS = 10
 """Of what was found with it; ``--output json`` has all of it."""
 
@@ -51,7 +54,9 @@ def tell_verdicts(display: Display, incident: Incident, verdicts: Sequence[Lesso
             why = f": {lesson.why}" if lesson.why else ""
             display.line(f"{display.when(lesson.at)} {lesson.who}: {word}{why}", 4)
             display.line(f"what came of it: {lesson.said or UNHEARD}", 6)
-    elif judged_of(incident.data):
+    elif judged_of(incident.data) and (
+        is_soft(incident.fault, incident.data) or incident.fault.startswith(FORETOLD) or incident.data.get("together")
+    ):  # of the others nobody learns, whatever is said
         display.line(
             f"Was it right to tell? `x0tta6bl4 feedback {incident.id} right` or `false-alarm` teaches what learns.", 2
         )
