@@ -365,12 +365,12 @@ class Baseline:
             return f"{self.name} begins anew with {len(names)} series"
         if not lesson.body:
             return ""
-        rows, limits = self.known.seats.row_of, self.known.engine.limits
-        before = {name: float(limits[row]) for name, row in rows.items()}
+        rows, engine = self.known.seats.row_of, self.known.engine
+        moved = engine.limits != np.float32(engine.settings.base)
+        before = {name: float(engine.limits[row]) for name, row in rows.items() if moved[row]}
         taken = self.known.merge(lesson.body, seen_at=lesson.at)
         for name in before.keys() & set(taken):  # what people said of it here holds, whatever its past was like
-            if before[name] != self.known.engine.settings.base:
-                self.known.engine.set_limit(self.known.seats.row_of[name], before[name])
+            engine.set_limit(rows[name], before[name])
         left = f"; {self.known.damaged} were damaged" if self.known.damaged else ""
         left += f"; {self.known.seats.turned_away} found no room" if self.known.seats.turned_away else ""
         return f"{self.name} took over what was learnt of {len(taken)} series{left}"
@@ -383,10 +383,11 @@ class Baseline:
             return f"{judged.subject} {judged.metric} has no novelty to learn from, but {judged.number:g}"
         engine = self.known.engine
         word = (incident, judged.subject, judged.metric)
-        if incident and word in self._words:
+        if word in self._words:
             engine.set_limit(row, self._words[word])  # the last word on an incident counts, not the sum of them
         before = float(engine.limits[row])
-        self._words[word] = before
+        if incident:
+            self._words[word] = before
         while len(self._words) > MOST_WORDS:
             self._words.pop(next(iter(self._words)))
         engine.judge(row, right, judged.number)
