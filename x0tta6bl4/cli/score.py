@@ -10,7 +10,7 @@ from x0tta6bl4.cli.incidents import find
 from x0tta6bl4.cli.places import known_or_refuse, opened, place_of, who
 from x0tta6bl4.kernel.facts import Incident, Result
 from x0tta6bl4.kernel.judged import all_judged_of
-from x0tta6bl4.kernel.lessons import Lesson
+from x0tta6bl4.kernel.lessons import Lesson, verdict_on
 from x0tta6bl4.kernel.memory import ActionRecord, Feedback, Knowledge, Trial
 from x0tta6bl4.runbooks.score import BOUND, Judgement, Score, in_plain, scores
 
@@ -96,8 +96,7 @@ async def _feedback(args: Namespace, display: Display) -> int:
     async with opened(place_of(args)) as knowledge:
         incident = await find(knowledge, args.incident)
         if args.opinion in FINDINGS:
-            right = FINDINGS[args.opinion]
-            lesson = Lesson("verdict", incident=incident.id, right=right, data=incident.data, who=asker, why=args.why)
+            lesson = verdict_on(incident, FINDINGS[args.opinion], asker, args.why)
             return _taught(await knowledge.learnt.teach(lesson), incident, display)
         said, beside = await _about(knowledge, incident, args.opinion)
         await knowledge.add_feedback(said, asker, args.why)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from x0tta6bl4.kernel.facts import NOTHING, Attributes
+from x0tta6bl4.kernel.facts import NOTHING, Attributes, Incident
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class Lesson:
     said: str = ""
     """What came of it."""
     taken_at: float | None = None
+
+
+def verdict_on(incident: Incident, right: bool, who: str, why: str) -> Lesson:
+    """The lesson that a person's word on an incident's finding is."""
+    return Lesson("verdict", incident=incident.id, right=right, data=incident.data, who=who, why=why)
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,10 +120,7 @@ class Changes:
         except StoreError as error:
             raise store_failing(error, "the change was not noted") from error
         log.info("a change was noted", extra={"subject": noted.subject, "kind": noted.kind, **asked.about()})
-        try:
-            await loop.refresh()
-        except StoreError:
-            pass  # it is on disk: the loop finds it as soon as the store can be read again
+        await self.desk.heed()
         return answer(told(noted), 201)
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from x0tta6bl4.adapters.alerts import AlertInbox
 from x0tta6bl4.kernel.errors import StoreError, X0tError
+from x0tta6bl4.kernel.facts import Incident
 from x0tta6bl4.ports.database import Database
 from x0tta6bl4.status.access import Access
 from x0tta6bl4.status.door import Door, DoorSettings
@@ -76,6 +77,22 @@ class Desk:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def heed(self) -> None:
+        """The loop looks at what other processes have written; this was its own."""
+        try:
+            await self.face.loop.refresh()
+        except StoreError:
+            pass  # it is on disk: the loop finds it as soon as the store can be read again
+
+    async def incident(self, id: str) -> Incident:
+        """A Refusal when there is none; may raise StoreError."""
+        loop = self.face.loop
+        # An incident of the loop's own is newer than the one on disk.
+        found = next((i for i in loop.incidents.open if i.id == id), None) or await loop.parts.knowledge.incident(id)
+        if found is None:
+            raise unknown("NO_SUCH_INCIDENT", f"there is no incident {id[:100]!a}")
+        return found
 
     async def close(self) -> None:
         for task in self._tasks:

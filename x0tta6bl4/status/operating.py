@@ -237,7 +237,7 @@ class Operating:
             except StoreError as error:
                 raise store_failing(error, f"{name} was not set") from error
             log.info("flag set", extra={"flag": name, "value": value, **asked.about()})
-        await self._heed()
+        await self.desk.heed()
 
     # -- the configuration -----------------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class Operating:
         except StoreError as error:
             raise store_failing(error, "nothing was paused") from error
         log.info("paused", extra={"target": said.target, "until": iso(until), **asked.about()})
-        await self._heed()
+        await self.desk.heed()
         return told(made)
 
     async def _resume(self, asked: Asked) -> Response:
@@ -329,15 +329,8 @@ class Operating:
         except StoreError as error:
             raise store_failing(error, "the pause was not ended") from error
         log.info("resumed", extra={"target": target, **asked.about()})
-        await self._heed()
+        await self.desk.heed()
         return {"target": target, "ended": count}
-
-    async def _heed(self) -> None:
-        """The loop looks at what other processes have written; this was its own."""
-        try:
-            await self.desk.face.loop.refresh()
-        except StoreError:
-            pass  # it is on disk: the loop finds it as soon as the store can be read again
 
     # -- events for runbooks -----------------------------------------------------------------------------------------
 
@@ -348,12 +341,7 @@ class Operating:
         """The incident, and what keeps its runbook from taking the event now."""
         loop = self.desk.face.loop
         try:
-            # An incident of the loop's own is newer than the one on disk.
-            incident = next(
-                (i for i in loop.incidents.open if i.id == id), None
-            ) or await loop.parts.knowledge.incident(id)
-            if incident is None:
-                raise unknown("NO_SUCH_INCIDENT", f"there is no incident {id[:100]!a}")
+            incident = await self.desk.incident(id)
             if incident.state is IncidentState.CLOSED:
                 raise Refusal(409, "INCIDENT_OVER", f"it is over ({incident.ended or 'closed'}): nobody listens")
             return incident, _whether_heard(said.event, incident, await loop.parts.knowledge.books())
@@ -371,7 +359,7 @@ class Operating:
             "event taken down",
             extra={"event": said.event, "incident": incident.id, "message_id": message.id, **asked.about()},
         )
-        await self._heed()
+        await self.desk.heed()
         loop.wake({incident.subject})
         return {"message": message.id, "incident": incident.id, "event": said.event, "blocked": blocked}
 
