@@ -23,6 +23,8 @@ GROWS = re.compile(r"process_(rss_bytes|fds|fds_ratio|threads)|.*(heap|cache|res
 """What begins small with every new process, and ends up where its load takes it."""
 COUNTERS = ("*_total", "process_cpu_seconds", "unit_restarts")
 """What only rises, until it begins anew: its rate is judged. Others, such as ``jobs_count``, may be of either kind."""
+FORGOTTEN, FORGOTTEN_YOUNG = 14 * 86400.0, 3600.0
+"""Seconds unseen after which a series is forgotten: one that was learnt, and one that was not yet."""
 SWEEP_EVERY = 600.0
 """Seconds between two looks for series that are not seen any more."""
 SLEPT = 86400.0
@@ -196,8 +198,8 @@ class Seats:
         """They were seen at that time."""
         self._seen[rows] = wall
 
-    def sweep(self, wall: float, patience: Callable[[Rows], Numbers]) -> list[Series]:
-        """Lets go of those that were not seen for as long as ``patience`` gives each row; tells which."""
+    def sweep(self, wall: float, is_learning: Callable[[Rows], npt.NDArray[np.bool_]]) -> list[Series]:
+        """Lets go of those that were not seen for long, the sooner where little was learnt of them; tells which."""
         passed = 0.0 if self._swept_at is None else wall - self._swept_at
         if self._swept_at is not None and 0 <= passed < SWEEP_EVERY:
             return []
@@ -212,7 +214,7 @@ class Seats:
         names = list(self.row_of)
         rows = np.fromiter(self.row_of.values(), np.intp, len(names))
         self._grow(int(rows.max()) + 1 if len(rows) else 0)
-        gone = wall - self._seen[rows] > patience(rows)
+        gone = wall - self._seen[rows] > np.where(is_learning(rows), FORGOTTEN_YOUNG, FORGOTTEN)
         return self.let_go([name for name, is_gone in zip(names, gone.tolist(), strict=True) if is_gone])
 
     def let_go(self, names: Iterable[Series]) -> list[Series]:

@@ -15,7 +15,7 @@ from x0tta6bl4.analyzers._series import COUNTERS, Numbers, Patterns, Rows, Seats
 from x0tta6bl4.judgement.novelty import Explanation, Novelty, Settings
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.kernel.facts import Condition, Finding, Severity, shown
-from x0tta6bl4.kernel.judged import Judged, all_judged_of, judged_data
+from x0tta6bl4.kernel.judged import Judged, all_judged_of, causes_of, judged_data
 from x0tta6bl4.kernel.lessons import Lesson, Progress
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import COMPARE, View
@@ -46,8 +46,6 @@ SEVERAL, CLEAR, LASTS = 2, 2.0, 300.0
 many seconds. One alone, or for a moment, is noted."""
 SAME = re.compile(r"_(bytes|ratio|per_core|busy|cpu_seconds)$")
 """How the names of numbers that measure the same differ."""
-FORGOTTEN, FORGOTTEN_YOUNG = 14 * 86400.0, 3600.0
-"""Seconds unseen after which a series is forgotten: one that was learnt, and one that was not yet."""
 
 
 class Config(PluginConfig):
@@ -167,7 +165,7 @@ class Baselines:
         return [series[n] for n, seated in zip(wanted, is_seated.tolist(), strict=True) if seated]
 
     def sweep(self, wall: float) -> list[Series]:
-        return self.seats.sweep(wall, lambda rows: np.where(self.engine.learning()[rows], FORGOTTEN_YOUNG, FORGOTTEN))
+        return self.seats.sweep(wall, lambda rows: self.engine.learning()[rows])
 
 
 @dataclass(slots=True)
@@ -292,13 +290,7 @@ class Baseline:
             healthy_when=tuple(condition for one in found for condition in _well(one.judged))
             if all(one.is_outside for one in found)
             else (),
-            data={
-                **judged_data(judged),
-                "causes": [
-                    {"subject": one.subject, "name": one.metric, "share": round(one.share, 3), "why": one.why}
-                    for one in judged[:8]
-                ],
-            },
+            data={**judged_data(judged), "causes": causes_of(judged)},
         )
 
     # What charts show

@@ -12,7 +12,7 @@ from x0tta6bl4.analyzers.baseline import NOT_LEARNT
 from x0tta6bl4.judgement.snapshots import pack, unpack
 from x0tta6bl4.judgement.together import Settings, Together
 from x0tta6bl4.kernel.facts import Finding, Severity, shown
-from x0tta6bl4.kernel.judged import Judged, all_judged_of, judged_data
+from x0tta6bl4.kernel.judged import MOST, Judged, all_judged_of, causes_of, judged_data
 from x0tta6bl4.kernel.lessons import Lesson, Progress
 from x0tta6bl4.kernel.plugin import PluginConfig, analyzer
 from x0tta6bl4.kernel.sight import View
@@ -22,8 +22,6 @@ from x0tta6bl4.kernel.units import Seconds
 FORM = "x0tta6bl4.host"
 """What its snapshots call themselves."""
 NUMBER = "strangeness of all its numbers together"
-FORGOTTEN, FORGOTTEN_YOUNG = 14 * 86400.0, 3600.0
-"""Seconds unseen after which a metric is forgotten: one that was learnt, and one that was not yet."""
 STAYS = 0.6
 """Part of its limit under which the score of a subject must fall until it is not strange any more."""
 ALONE = 0.5
@@ -31,8 +29,6 @@ ALONE = 0.5
 be there at the next look as well."""
 BORN = 0.5
 """Share of a score that may come from a new process being smaller than the one before; with more, that is all it is."""
-TOLD = 8
-"""Metrics that a finding names as the likely cause."""
 
 
 class Config(PluginConfig):
@@ -145,15 +141,12 @@ class HostAnalyzer:
             # What hovers about its limit is one finding, and not one a minute.
             if group is None or self.engine.scores[group] < STAYS * self.engine.limits[group]:
                 del self._active[subject]
-        self.seats.sweep(
-            view.wall,
-            lambda rows: np.where(self._is_learnt(rows), FORGOTTEN, FORGOTTEN_YOUNG),
-        )
+        self.seats.sweep(view.wall, self._is_learning)
 
-    def _is_learnt(self, rows: Rows) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    def _is_learning(self, rows: Rows) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
         learning = self.engine.learning()
         group_of = {row: group for group, metrics in self._metrics.items() for row in metrics}
-        return np.array([not learning[group_of[row]] for row in rows.tolist()], np.bool_)
+        return np.array([learning[group_of[row]] for row in rows.tolist()], np.bool_)
 
     def _with_few(self, names: Sequence[Series]) -> set[str]:
         count: dict[str, int] = {}
@@ -173,7 +166,7 @@ class HostAnalyzer:
         since = self._odd_since.get(subject, view.now) if before is None else before.since
         if before is None and since == view.now and told and told[0].share > ALONE:
             return
-        self._active[subject] = _Active(since, tuple(told[:TOLD]), len(told), score)
+        self._active[subject] = _Active(since, tuple(told[:MOST]), len(told), score)
 
     def _judged(self, subject: str, view: View | None) -> list[Judged]:
         group = self._group_of[subject]
@@ -203,14 +196,7 @@ class HostAnalyzer:
             since=one.since,
             summary=f"{subject}: {one.count} of its numbers are odd together{what}",
             because=tuple(seen for j in one.judged if (seen := view.latest(j.subject, j.metric)) is not None),
-            data={
-                **judged_data(one.judged),
-                "judged_count": one.count,
-                "causes": [
-                    {"subject": j.subject, "name": j.metric, "share": round(j.share, 3), "why": j.why}
-                    for j in one.judged
-                ],
-            },
+            data={**judged_data(one.judged), "judged_count": one.count, "causes": causes_of(one.judged)},
         )
 
     def nearest(self, subject: str, most: int = 3) -> Sequence[Judged]:

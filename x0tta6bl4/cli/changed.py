@@ -35,7 +35,10 @@ async def _run(args: Namespace, display: Display) -> int:
         raise Refusal(f"--detail {quoted(detail)} should be at most {LONGEST_DETAIL} characters that can be shown")
     place = place_of(args)
     async with opened(place) as knowledge:
-        known_or_refuse(args.subject, await _names(knowledge), "subject")
+        names = await _names(knowledge)
+        if args.subject not in names:  # the rest is megabytes to read
+            names |= await _learnt_of(knowledge)
+        known_or_refuse(args.subject, names, "subject")
         noted = await knowledge.learnt.alter(Alteration(args.subject, args.kind or "deploy", detail, who(), at))
     if display.as_json:
         display.json({"change": noted})
@@ -66,17 +69,21 @@ async def _listed(args: Namespace, display: Display) -> int:
 
 
 async def _names(knowledge: Knowledge) -> set[str]:
-    """Those under care, those that were ever in trouble, and those of which something is seen: nobody need take care of
-    a disk for its numbers to change."""
-    names = {s.name for s in await knowledge.subjects()} | set(await knowledge.incident_subjects()) | {THE_HOST}
-    if (kept := await knowledge.learnt.kept("baseline")) is not None:
-        from x0tta6bl4.judgement.snapshots import unpack  # numpy: only where something was learnt
+    """Those under care, those that were ever in trouble, and this host itself."""
+    return {s.name for s in await knowledge.subjects()} | set(await knowledge.incident_subjects()) | {THE_HOST}
 
-        try:
-            names |= {subject for subject, _ in unpack(kept[0])[1]["series"]}
-        except (ValueError, KeyError, TypeError):
-            pass  # the daemon tells that it cannot be read
-    return names
+
+async def _learnt_of(knowledge: Knowledge) -> set[str]:
+    """Those of which something is seen: nobody need take care of a disk for its numbers to change."""
+    kept = await knowledge.learnt.kept("baseline")
+    if kept is None:
+        return set()
+    from x0tta6bl4.judgement.snapshots import unpack  # numpy: only where something was learnt
+
+    try:
+        return {subject for subject, _ in unpack(kept[0])[1]["series"]}
+    except (ValueError, KeyError, TypeError):
+        return set()  # the daemon tells that it cannot be read
 
 
 def moment(text: str, now: float) -> float:

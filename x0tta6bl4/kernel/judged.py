@@ -93,6 +93,14 @@ def judged_data(judged: Iterable[Judged]) -> Attributes:
     return {"judged": [_plain(one) for one in all_of_them[:MOST]], "judged_count": len(all_of_them)}
 
 
+def causes_of(judged: Iterable[Judged]) -> list[dict[str, Any]]:
+    """The same series as likely causes, for a finding that rests on its series alone."""
+    return [
+        {"subject": one.subject, "name": one.metric, "share": round(one.share, 3), "why": one.why}
+        for one in list(judged)[:MOST]
+    ]
+
+
 def judged_of(data: Attributes) -> list[Judged]:
     """What a finding's or an incident's data tells, also after a journey through the store; others' is left out."""
     told = data.get("judged")
