@@ -160,7 +160,8 @@ def wilson(right: int, of: int) -> float:
     share = right / of
     centre = share + Z * Z / (2 * of)
     spread = Z * math.sqrt(share * (1 - share) / of + Z * Z / (4 * of * of))
-    return max(0.0, (centre - spread) / (1 + Z * Z / of))
+    # Rounding may put it a hair above the share, where that is nothing.
+    return min(share, max(0.0, (centre - spread) / (1 + Z * Z / of)))
 
 
 def spotless_needed(right: int, of: int) -> int:
